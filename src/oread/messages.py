@@ -1,0 +1,203 @@
+"""What arrives and what goes back, as values that know no socket.
+
+A `Message` is made only when a handler asks for one. What would cost a system
+call (`peer`, `local`, `transport_info`) is computed when it is read: the
+listener hands in a function, a test hands in the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import attrs
+
+Address = tuple[str, int] | str | None
+"""`(host, port)`, the path of a Unix socket, or None when it is not known."""
+
+
+@attrs.frozen
+class Peer:
+    """The other side of a connection, or the sender of a datagram."""
+
+    address: Address
+    transport: str
+
+    def __str__(self) -> str:
+        """Return `127.0.0.1:50001`, `[::1]:50001`, a path, or `unknown`."""
+        return format_address(self.address)
+
+
+def format_address(address: Address) -> str:
+    """Write an address as people type it, IPv6 in brackets."""
+    if not address:
+        return "unknown"
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Headers:
+    """The field lines of one message, in order, names in lower case.
+
+    Args:
+        pairs: decoded names and values, or a function that makes them when
+            the first of them is asked for.
+    """
+
+    __slots__ = ("_pairs",)
+
+    def __init__(
+        self, pairs: tuple[tuple[str, str], ...] | Callable[[], tuple[tuple[str, str], ...]]
+    ) -> None:
+        self._pairs = pairs
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """All `(name, value)` in the order of arrival."""
+        if callable(self._pairs):
+            self._pairs = self._pairs()
+        return self._pairs
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the first value of a name (any case), or the default."""
+        name = name.lower()
+        return next((value for key, value in self.pairs if key == name), default)
+
+    def get_all(self, name: str) -> list[str]:
+        """Return every value of a name, in order."""
+        name = name.lower()
+        return [value for key, value in self.pairs if key == name]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+    def __repr__(self) -> str:
+        return f"Headers({self.pairs!r})"
+
+
+def _settle(message: Any, name: str) -> Any:
+    """Return a lazily known value, computing it at most once."""
+    value = getattr(message, name)
+    if callable(value):
+        value = value()
+        object.__setattr__(message, name, value)
+    return value
+
+
+def _no_info() -> Mapping[str, Any]:
+    return {}
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """One thing that arrived, with its context."""
+
+    event: str
+    data: bytes
+    """The payload; an HTTP request's body."""
+    transport: str = "memory"
+    """`tcp`, `unix`, `http`, `udp` or `memory`."""
+    captures: Mapping[str, str] = attrs.field(factory=dict)
+    received: float = 0.0
+    """When it was read, on Trio's clock."""
+    _peer: Peer | Callable[[], Peer] = Peer(None, "memory")
+    _local: Address | Callable[[], Address] = None
+    _transport_info: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = attrs.field(
+        default=_no_info, repr=False
+    )
+
+    @property
+    def peer(self) -> Peer:
+        """Who sent it; the address is None when the peer is gone by now."""
+        peer: Peer = _settle(self, "_peer")
+        return peer
+
+    @property
+    def local(self) -> Address:
+        """The address it came in on."""
+        local: Address = _settle(self, "_local")
+        return local
+
+    @property
+    def transport_info(self) -> Mapping[str, Any]:
+        """What the kernel knows of the connection: TCP_INFO for TCP, else empty."""
+        info: Mapping[str, Any] = _settle(self, "_transport_info")
+        return info
+
+
+@attrs.frozen(kw_only=True)
+class HttpRequest(Message):
+    """A message that came by HTTP (RFC 9110, RFC 9112)."""
+
+    method: str
+    target: str
+    """The request target exactly as it was sent."""
+    path: str
+    """The path of the target, still percent-encoded."""
+    query: str = ""
+    """What stands behind the `?`, still encoded; empty when there is none."""
+    headers: Headers = Headers(())
+    version: str = "1.1"
+
+    @property
+    def query_items(self) -> list[tuple[str, str]]:
+        """The query, decoded (application/x-www-form-urlencoded)."""
+        return parse_qsl(self.query, keep_blank_values=True)
+
+
+@attrs.frozen(kw_only=True)
+class Datagram(Message):
+    """A message that came by UDP."""
+
+    mode: str = "unicast"
+    """`unicast`, `multicast` or `broadcast`: how it was addressed."""
+    interface: str | None = None
+    """Name of the interface it arrived on, where the kernel says so."""
+    ttl: int | None = None
+    truncated: bool = False
+    timestamp: float | None = None
+    """Seconds since the epoch when the kernel received it, where it says so."""
+
+
+@attrs.frozen
+class Reply:
+    """An answer in full, for any transport.
+
+    Args:
+        data: the payload.
+        content_type: what HTTP says of it; other transports have no place for it.
+    """
+
+    data: bytes = b""
+    content_type: str | None = None
+
+
+def _to_bytes(value: bytes | str) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+@attrs.frozen
+class HttpResponse:
+    """An answer in full with HTTP's own words.
+
+    On a transport that is not HTTP its body is sent and the rest has no place.
+
+    Args:
+        body: `str` is encoded as UTF-8.
+        status: a final status, 200 to 599.
+        headers: `(name, value)` pairs; framing fields (`Content-Length`,
+            `Transfer-Encoding`, `Connection`, ...) are the engine's and refused.
+    """
+
+    body: bytes = attrs.field(default=b"", converter=_to_bytes)
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=tuple)
