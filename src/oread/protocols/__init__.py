@@ -1,0 +1,1 @@
+"""Hold the sans-I/O machines: bytes in, messages out, and back."""
