@@ -1,0 +1,186 @@
+"""The loop: one task that serves every ready socket before it yields.
+
+A Trio task switch costs more than a small message, so all sockets of a
+service share one task. What keeps that fair:
+
+* a turn is bounded by time (1 ms), then every other Trio task gets its turn;
+* a batch is always finished: its tail would otherwise starve, because the
+  kernel reports the same head again;
+* a callback does bounded work and defers the rest.
+
+A callback that raises ends the reactor, and with it the service: handlers'
+failures are isolated by dispatch, so what arrives here is our own error.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Protocol
+
+import trio
+
+from oread.reactor.deadlines import Deadlines, Source, Timer
+from oread.reactor.poller import READABLE, Poller
+
+TURN_SECONDS = 0.001
+"""How long a turn lasts; a task that ticks beside a busy reactor is late by about this."""
+MOST_EVENTS = 64
+"""Events asked for at once; fewer when one callback costs more than a 64th of a turn."""
+
+
+class Closeable(Protocol):
+    """A socket as far as the reactor is concerned."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+def _ignore(_ready: int) -> None:
+    """Stand in for a descriptor that was removed while its batch is served."""
+
+
+class Reactor:
+    """Readiness callbacks for many descriptors under one Trio task.
+
+    Args:
+        poller: closed by whoever opened it, after the reactor has ended and
+            every source is closed.
+    """
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._removed: list[int] = []
+        self._closing: list[Closeable] = []
+        self._deferred: deque[Callable[[], None]] = deque()
+        self._serving = False
+        self._turn_end = 0.0
+        self._wake: trio.CancelScope | None = None
+        self.deadlines = Deadlines()
+        self.now = trio.current_time()
+        """Trio's time at the beginning of this turn."""
+
+    # registering
+
+    def add(self, fd: int, on_ready: Callable[[int], None], interest: int = READABLE) -> None:
+        """Call `on_ready(bits)` whenever the descriptor is ready."""
+        self._poller.add(fd, interest)
+        self._callbacks[fd] = on_ready
+
+    def set(self, fd: int, interest: int) -> None:
+        """Change what a registered descriptor is watched for."""
+        self._poller.modify(fd, interest)
+
+    def remove(self, fd: int) -> None:
+        """Watch it no more; an event of it later in this batch is ignored."""
+        self._poller.remove(fd)
+        if self._serving:
+            self._callbacks[fd] = _ignore
+            self._removed.append(fd)
+        else:
+            del self._callbacks[fd]
+
+    def close(self, sock: Closeable) -> None:
+        """Unregister at once, close after the batch.
+
+        Only then can its number be used again, so no event of this batch can
+        reach whoever gets the number next.
+        """
+        fd = sock.fileno()
+        if fd in self._callbacks and self._callbacks[fd] is not _ignore:
+            self.remove(fd)
+        if self._serving:
+            self._closing.append(sock)
+        else:
+            sock.close()
+
+    # time
+
+    def defer(self, callback: Callable[[], None]) -> None:
+        """Call it in the next pass, behind the other ready sockets."""
+        self._deferred.append(callback)
+        if self._wake is not None:
+            self._wake.cancel()
+
+    def turn_is_over(self) -> bool:
+        """Tell whether this turn has used up its time."""
+        return perf_counter() >= self._turn_end
+
+    def arm(self, source: Source, when: float) -> None:
+        """See `Deadlines.arm`."""
+        self.deadlines.arm(source, when)
+
+    def disarm(self, source: Source) -> None:
+        """See `Deadlines.disarm`."""
+        self.deadlines.disarm(source)
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """See `Deadlines.call_at`."""
+        return self.deadlines.call_at(when, callback)
+
+    # the loop
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            Exception: what a callback raised, which is an error of oread's.
+        """
+        while True:
+            await self._wait()
+            self.now = trio.current_time()
+            self._turn_end = perf_counter() + TURN_SECONDS
+            await self._serve_ready()
+
+    async def _wait(self) -> None:
+        if self._deferred:
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.CancelScope() as self._wake:
+            await self._poller.wait()
+        self._wake = None
+
+    async def _serve_ready(self) -> None:
+        """Poll and serve until nothing is ready, yielding after each turn."""
+        poll, most = self._poller.poll, MOST_EVENTS
+        while True:
+            begun = perf_counter()
+            events = poll(0, most)
+            self._serve(events)
+            ended = perf_counter()
+            if ended >= self._turn_end:
+                await trio.lowlevel.checkpoint()
+                self.now = trio.current_time()
+                count = len(events) or 1
+                most = max(1, min(MOST_EVENTS, int(TURN_SECONDS * count / (ended - begun))))
+                self._turn_end = perf_counter() + TURN_SECONDS
+            elif len(events) < 2 and not self._deferred:
+                return  # polling again costs a system call and pays only under load
+
+    def _serve(self, events: list[tuple[int, int]]) -> None:
+        callbacks = self._callbacks
+        self._serving = True
+        try:
+            for fd, ready in events:
+                callbacks[fd](ready)
+            for _ in range(len(self._deferred)):
+                self._deferred.popleft()()
+        finally:
+            self._serving = False
+            if self._removed or self._closing:
+                self._settle()
+
+    def _settle(self) -> None:
+        for fd in self._removed:
+            if self._callbacks.get(fd) is _ignore:
+                del self._callbacks[fd]
+        self._removed.clear()
+        for sock in self._closing:
+            sock.close()
+        self._closing.clear()

@@ -1,0 +1,247 @@
+"""Pooled tasks in which async handlers run, the same for every transport.
+
+A handler that does not suspend is followed by the next queued job without a
+task switch; when one suspends, the next runner is woken for the rest of the
+queue. So a task switch is paid only by handlers that wait.
+
+A runner's cancel scope carries the cancelling of its present job (peer gone,
+drain deadline) and is made anew only after a cancel.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from time import perf_counter
+from typing import Any, Protocol
+
+import trio
+
+from oread.dispatch import Failed, isolate
+from oread.errors import HandlerCancelled
+
+TURN_SECONDS = 0.001
+"""How long a runner works off the queue before it yields."""
+IDLE_RUNNERS = 256
+"""Parked tasks kept for reuse (about 3 KiB each); more end instead."""
+
+
+class Job(Protocol):
+    """One call of an async handler or a session."""
+
+    runner: Runner | None
+    """Set by the pool while the coroutine runs."""
+
+    def begin(self) -> Coroutine[Any, Any, Any] | None:
+        """Make the coroutine, or None when the job has become pointless."""
+
+    def finish(self, result: Any) -> None:
+        """Take the handler's value or `Failed`; called exactly once after `begin`."""
+
+
+class Runner:
+    """One task of the pool."""
+
+    __slots__ = ("job", "scope", "suspended", "task")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.job: Job | None = None
+        self.suspended = False
+        """Whether the present job has suspended, and the queue been handed over."""
+        self.task: trio.lowlevel.Task | None = None
+        """The wake slot: set only while the task is parked."""
+
+
+class _Resumed:
+    """The rest of a coroutine after its first suspension, in its context."""
+
+    __slots__ = ("_coroutine", "_run", "_trap")
+
+    def __init__(self, trap: Any, coroutine: Coroutine[Any, Any, Any], run: Callable[..., Any]) -> None:
+        self._trap, self._coroutine, self._run = trap, coroutine, run
+
+    def __iter__(self) -> _Resumed:
+        return self
+
+    def __next__(self) -> Any:
+        """Hand the first trap to Trio; later steps come by `send`."""
+        if self._trap is None:
+            return self._run(self._coroutine.send, None)
+        trap, self._trap = self._trap, None
+        return trap
+
+    def send(self, value: Any) -> Any:
+        return self._run(self._coroutine.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._run(self._coroutine.throw, *error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+
+@types.coroutine
+def _drive(
+    coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, on_suspend: Callable[[], None]
+) -> Generator[Any, Any, Any]:
+    """Run a coroutine in a context of its own; tell when it first suspends."""
+    try:
+        trap = context.run(coroutine.send, None)
+    except StopIteration as stop:
+        return stop.value
+    on_suspend()
+    return (yield from _Resumed(trap, coroutine, context.run))
+
+
+class RunnerPool:
+    """The runners of one service.
+
+    At most one runner at a time *takes* from the queue; the others wait in
+    their handlers or are parked.
+
+    Args:
+        context: what each handler's context is copied from.
+        most: tasks at once; further jobs wait in the queue, which the
+            listeners bound (one per stream connection, `in_flight` for UDP).
+    """
+
+    def __init__(self, context: contextvars.Context, *, most: int = 10_000) -> None:
+        self._nursery: trio.Nursery | None = None
+        self._context = context
+        self._most = most
+        self._queue: deque[Job] = deque()
+        self._parked: list[Runner] = []
+        self._count = 0
+        self._taker: Runner | None = None
+        self._closed = False
+        self._working = 0
+        self._idle = trio.Event()
+        self._turn_end = 0.0
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begin to work; the nursery owns the tasks, cancelling it cancels every job."""
+        self._nursery = nursery
+        if self._queue:
+            self._rouse()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job and see that a runner comes for it; after `close`, drop it."""
+        if self._closed:
+            return
+        self._queue.append(job)
+        if self._taker is None:
+            self._rouse()
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a running job; one still queued must answer None from `begin`."""
+        if job.runner is not None:
+            job.runner.scope.cancel()
+
+    async def wait_idle(self) -> None:
+        """Wait until no job runs and none is queued."""
+        while self._working or self._queue:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def close(self) -> None:
+        """Begin no job any more."""
+        self._closed = True
+        self._queue.clear()
+
+    def _rouse(self) -> None:
+        """Make one runner the taker, if there is one to be had."""
+        if self._parked:
+            runner = self._parked.pop()
+            task, runner.task = runner.task, None
+            assert task is not None
+            trio.lowlevel.reschedule(task)
+        elif self._nursery is not None and self._count < self._most:
+            self._count += 1
+            runner = Runner()
+            self._nursery.start_soon(self._run, runner)
+        else:
+            return  # whichever runner ends its job first becomes the taker
+        self._taker = runner
+        self._turn_end = perf_counter() + TURN_SECONDS
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self, runner: Runner) -> None:
+        try:
+            while await self._live(runner):
+                pass
+        finally:
+            self._count -= 1
+
+    async def _live(self, runner: Runner) -> bool:
+        """Work until parked too long or cancelled; False when the runner is to end."""
+        outcome = await isolate(self._work(runner))
+        job, runner.job = runner.job, None
+        if job is not None:  # its coroutine left through the scope: cancelled, perhaps with errors beside
+            self._one_less()
+            job.runner = None
+            job.finish(outcome if isinstance(outcome, Failed) else Failed(HandlerCancelled("cancelled")))
+            return True
+        if isinstance(outcome, Failed):
+            raise outcome.error  # ours, not a handler's: it ends the service
+        return bool(outcome)
+
+    async def _work(self, runner: Runner) -> bool:
+        with trio.CancelScope() as runner.scope:
+            while True:
+                if self._taker is None or self._taker is runner:
+                    await self._take(runner)
+                if runner.scope.cancel_called:
+                    return True  # a cancel that came too late for its job must not hit the next one
+                if len(self._parked) >= IDLE_RUNNERS:
+                    return False
+                await self._park(runner)
+        return True
+
+    async def _take(self, runner: Runner) -> None:
+        """Work off the queue, until it is empty or another runner has taken over."""
+        self._taker = runner
+        queue, copy_context = self._queue, self._context.copy
+
+        def hand_over() -> None:
+            runner.suspended = True
+            self._working += 1  # what does not suspend is never seen working by another task
+            self._taker = None
+            if queue:
+                self._rouse()
+
+        while queue:
+            job = queue.popleft()
+            coroutine = job.begin()
+            if coroutine is None:
+                continue
+            runner.job, job.runner, runner.suspended = job, runner, False
+            result = await _drive(coroutine, copy_context(), hand_over)
+            runner.job = job.runner = None
+            job.finish(result)
+            if runner.suspended:
+                self._one_less()
+                if self._taker is not None or runner.scope.cancel_called:
+                    return
+                self._taker = runner
+            elif perf_counter() >= self._turn_end:
+                await trio.lowlevel.checkpoint()
+                self._turn_end = perf_counter() + TURN_SECONDS
+        self._taker = None
+
+    def _one_less(self) -> None:
+        self._working -= 1
+        if not self._working:
+            self._idle.set()
+
+    async def _park(self, runner: Runner) -> None:
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            runner.task = None
+            self._parked.remove(runner)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        runner.task = trio.lowlevel.current_task()
+        self._parked.append(runner)
+        await trio.lowlevel.wait_task_rescheduled(abort)
