@@ -1,0 +1,136 @@
+"""Accept connections from one listening socket, within the cap.
+
+The cap is looked at before each accept, so that what is over it waits in the
+kernel's queue: back-pressure costs nothing. Out of descriptors the queue
+stays readable, so accepting pauses instead of spinning.
+
+Source: accept(2), ERRORS.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from oread.listeners.connection import Socket
+from oread.listeners.runtime import log
+from oread.reactor import READABLE, Reactor, Timer
+
+ACCEPTS_PER_TURN = 16
+PAUSE_SECONDS = 0.1
+"""How long accepting rests when there are no descriptors (as ranch and nginx do)."""
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class ListeningSocket(Protocol):
+    """What an acceptor needs of its socket; memory sockets have it too."""
+
+    def fileno(self) -> int: ...
+    def accept(self) -> tuple[Any, Any]: ...
+    def getsockname(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+class Acceptor:
+    """One listening socket.
+
+    Args:
+        has_room: False at the connection cap.
+        on_accept: is given each accepted socket, non-blocking.
+        count: counts something refused, by reason.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_complained",
+        "_count",
+        "_has_room",
+        "_on_accept",
+        "_paused",
+        "_reactor",
+        "_timer",
+        "socket",
+    )
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: ListeningSocket,
+        *,
+        has_room: Callable[[], bool],
+        on_accept: Callable[[Socket], None],
+        count: Callable[[str], None],
+    ) -> None:
+        self.socket = sock
+        self._reactor = reactor
+        self._has_room = has_room
+        self._on_accept = on_accept
+        self._count = count
+        self._paused = False
+        self._complained = False
+        self._closed = False
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._reactor.add(self.socket.fileno(), self.on_ready, READABLE)
+
+    def on_ready(self, _ready: int) -> None:
+        """Accept a few; the others' turn comes before the rest."""
+        self.accept(ACCEPTS_PER_TURN)
+
+    def accept(self, most: int) -> None:
+        """Accept at most so many of the queued connections."""
+        for _ in range(most):
+            if self._closed:
+                return  # by a handler of a connection just accepted
+            if not self._has_room():
+                self._pause()
+                return
+            try:
+                sock, _address = self.socket.accept()
+            except BlockingIOError:
+                self._complained = False
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._rest(error)
+                    return
+                self._count("accept_failed")  # this one has given up in the queue; the next may be fine
+                continue
+            sock.setblocking(False)
+            self._on_accept(sock)
+
+    def resume(self) -> None:
+        """Accept again: there is room."""
+        if self._paused and not self._closed and self._timer is None:
+            self._paused = False
+            self._reactor.set(self.socket.fileno(), READABLE)
+
+    def close(self) -> None:
+        """Stop accepting; harmless when it has stopped."""
+        if not self._closed:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._reactor.close(self.socket)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._reactor.set(self.socket.fileno(), 0)
+
+    def _rest(self, error: OSError) -> None:
+        self._count("out_of_descriptors")
+        if not self._complained:
+            self._complained = True
+            log.warning("accepting rests for %g s at a time: %s", PAUSE_SECONDS, error)
+        self._pause()
+        self._timer = self._reactor.call_at(self._reactor.now + PAUSE_SECONDS, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        if self._has_room():
+            self.resume()

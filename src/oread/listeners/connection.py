@@ -1,0 +1,422 @@
+"""The mechanics of one accepted stream connection: reading, writing, ending.
+
+What the bytes mean is a subclass's business (`streams`, `sessions`, `http`).
+A connection is a source of the reactor and makes no system call that blocks.
+
+How it ends:
+
+* the peer's FIN ends the input; replies still owed are sent, then we close;
+* a reset or a socket error cancels its handler and closes at once;
+* we close in stages: what is pending is sent, writing is shut down, input is
+  read away for `linger_seconds`, then the socket is closed. Without that the
+  kernel answers unread input with a reset, which can destroy replies in flight;
+* `abort` closes at once.
+
+Source: DESIGN.md, Traps of such a reactor; RFC 9112 9.6 for the staged close.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import socket
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from oread.dispatch import Failed
+from oread.endpoints import Endpoint
+from oread.limits import StreamLimits
+from oread.messages import Address, Peer
+from oread.reactor import ERROR, HANGUP, READABLE, READ_HANGUP, WRITABLE, Reactor, Runner, RunnerPool
+
+READ_BYTES = 65_536
+"""One read per readiness, so that one fast sender can't starve the others."""
+
+# State of a connection, as bits of `flags`; 0 is open, idle, nothing pending.
+BUSY = 1 << 0
+"""A handler works for it: it is not read."""
+MASKED = 1 << 1
+"""Input arrived while it is busy: it is not watched for input until it is free."""
+INPUT_ENDED = 1 << 2
+PENDING = 1 << 3
+"""Output waits for the peer."""
+FULL = 1 << 4
+"""So much waits that nothing more is read or served."""
+DEFERRED = 1 << 5
+"""Its next messages wait for the reactor's next pass."""
+CLOSING = 1 << 6
+"""It ends as soon as nothing is pending."""
+LINGERING = 1 << 7
+CLOSED = 1 << 8
+UNWATCHED = 1 << 9
+"""Taken out of the poller, because a hang-up can't be masked."""
+DRAINING = 1 << 10
+"""It ends when its present exchange has ended."""
+PEER_GONE = 1 << 11
+"""The peer's FIN was seen while it is busy."""
+
+_NO_READ = INPUT_ENDED | FULL | CLOSING | MASKED | DEFERRED
+
+
+class Socket(Protocol):
+    """What a connection needs of its socket; memory sockets have it too."""
+
+    def fileno(self) -> int: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def send(self, data: bytes | memoryview, /) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+    def getpeername(self) -> Any: ...
+    def getsockname(self) -> Any: ...
+
+
+class Owner(Protocol):
+    """The listener, as its connections see it."""
+
+    endpoint: Endpoint
+    reactor: Reactor
+    runners: RunnerPool
+    limits: StreamLimits
+    copy_context: Callable[[], contextvars.Context]
+    messages: int
+    replies: int
+
+    def report(self, event: str, failed: Failed, peer: Peer) -> None:
+        """Count and log what a handler raised."""
+
+    def count(self, reason: str) -> None:
+        """Count something refused or dropped, by reason."""
+
+    def forget(self, connection: Connection) -> None:
+        """Take note that a connection has closed."""
+
+
+def _address(ask: Callable[[], Any]) -> Address:
+    try:
+        address = ask()
+    except OSError:
+        return None
+    return address[:2] if isinstance(address, tuple) else address or None
+
+
+class Connection:
+    """One accepted stream connection."""
+
+    __slots__ = (
+        "_owner",
+        "_recv",
+        "_send",
+        "armed",
+        "discarded",
+        "fd",
+        "flags",
+        "interest",
+        "job",
+        "pending",
+        "progress",
+        "received",
+        "runner",
+        "socket",
+    )
+
+    watches_peer: ClassVar[bool] = False
+    """Whether the peer's FIN matters while a handler runs (HTTP)."""
+
+    def __init__(self, owner: Owner, sock: Socket) -> None:
+        self._owner = owner
+        self.socket = sock
+        self.fd = sock.fileno()
+        self._recv: Callable[[int], bytes] = sock.recv
+        self._send: Callable[[bytes | memoryview], int] = sock.send
+        self.flags = 0
+        self.interest = READABLE
+        self.armed = math.inf
+        self.received = self.progress = owner.reactor.now
+        self.discarded = 0
+        self.pending: bytearray | None = None
+        self.job: Any = None
+        self.runner: Runner | None = None
+
+    def open(self) -> None:
+        """Begin to serve it."""
+        self._owner.reactor.add(self.fd, self.on_ready, self.interest)
+        self.rearm()
+
+    # where it is connected
+
+    def peer(self) -> Peer:
+        """Return the other side; its address is None once the kernel has forgotten it."""
+        return Peer(_address(self.socket.getpeername), self._owner.endpoint.scheme)
+
+    def local(self) -> Address:
+        """Return the address that the peer connected to."""
+        return _address(self.socket.getsockname)
+
+    # what a subclass says
+
+    def on_data(self, data: bytes) -> None:
+        """Take what was read."""
+        raise NotImplementedError
+
+    def on_input_end(self) -> None:
+        """Take note of the peer's FIN; what is owed is still sent."""
+
+    def on_writable(self) -> None:
+        """Go on: what was pending is written, or little enough."""
+
+    def on_peer_gone(self) -> None:
+        """Take note of the peer's FIN while a handler works for it."""
+
+    def on_reset(self) -> None:
+        """Cancel the handler that works for a peer that is gone."""
+        if self.flags & BUSY:
+            self._owner.runners.cancel(self)
+
+    def next_deadline(self) -> float:
+        """Return when it has to do something else, on Trio's clock."""
+        flags, limits = self.flags, self._owner.limits
+        if flags & LINGERING:
+            return self.progress + limits.linger_seconds
+        if flags & PENDING:
+            return self.progress + limits.stall_seconds
+        if flags & BUSY:
+            return math.inf
+        return self.received + limits.idle_seconds
+
+    def on_expired(self) -> None:
+        """End it: its deadline has passed."""
+        if self.flags & LINGERING:
+            self.close()
+        elif self.flags & PENDING:
+            self._owner.count("stalled")
+            self.on_reset()
+            self.close()
+        else:
+            self._owner.count("idle")
+            self.finish_writing()
+
+    # job of the runner pool
+
+    def begin(self) -> Any:
+        """Make the coroutine of the handler."""
+        raise NotImplementedError
+
+    def finish(self, result: Any) -> None:
+        """Take what the handler came to."""
+        raise NotImplementedError
+
+    # readiness
+
+    def on_ready(self, ready: int) -> None:
+        """Serve what the poller reports."""
+        if ready & ERROR:
+            self.reset()
+            return
+        if ready & WRITABLE:
+            self.flush()
+        if ready & (READABLE | READ_HANGUP | HANGUP):
+            self._on_input(ready)
+
+    def _on_input(self, ready: int) -> None:
+        flags = self.flags
+        if flags & CLOSED:
+            return
+        if flags & LINGERING:
+            self._discard()
+        elif flags & (BUSY | _NO_READ):
+            self.mask(ready)
+        else:
+            self.read()
+
+    def read(self) -> None:
+        """Read once and hand on what came."""
+        try:
+            data = self._recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.reset()
+            return
+        if data:
+            self.received = self._owner.reactor.now
+            self.on_data(data)
+        else:
+            self.end_input()
+
+    def end_input(self) -> None:
+        """The peer will send nothing more."""
+        self.flags |= INPUT_ENDED
+        self.on_input_end()
+        self.settle()
+
+    def mask(self, ready: int) -> None:
+        """Watch for nothing that can't be served now: level-triggered, it would spin."""
+        if ready & HANGUP:
+            self._owner.reactor.remove(self.fd)
+            self.flags |= UNWATCHED | MASKED
+            return
+        if ready & READ_HANGUP and not self.flags & PEER_GONE:
+            self.flags |= PEER_GONE
+            self.on_peer_gone()
+        self.flags |= MASKED
+        self.watch()
+
+    def watch(self) -> None:
+        """Tell the poller what the present state waits for."""
+        flags = self.flags
+        if flags & CLOSED:
+            return
+        interest = 0
+        if flags & LINGERING or not flags & _NO_READ:
+            interest = READABLE
+        elif flags & BUSY and self.watches_peer and not flags & (PEER_GONE | INPUT_ENDED):
+            interest = READ_HANGUP
+        if flags & PENDING:
+            interest |= WRITABLE
+        if flags & UNWATCHED:
+            if interest:
+                self.flags &= ~UNWATCHED
+                self._owner.reactor.add(self.fd, self.on_ready, interest)
+        elif interest != self.interest:
+            self._owner.reactor.set(self.fd, interest)
+        self.interest = interest
+
+    # writing
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send now what the kernel takes; keep a copy of the rest."""
+        if self.flags & (PENDING | CLOSED | LINGERING):
+            if not self.flags & (CLOSED | LINGERING):
+                self.keep(data)
+            return
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.reset()
+            return
+        if sent != len(data):
+            self.keep(memoryview(data)[sent:])
+
+    def keep(self, rest: bytes | memoryview) -> None:
+        """Keep what could not be sent, and wait for the peer to take it."""
+        if self.pending is None:
+            self.pending = bytearray(rest)
+            self.flags |= PENDING
+            self.progress = self._owner.reactor.now
+            self.rearm()
+        else:
+            self.pending += rest
+        if len(self.pending) >= self._owner.limits.pending_bytes:
+            self.flags |= FULL
+        self.watch()
+
+    def flush(self) -> None:
+        """Send of what is pending as much as the kernel takes."""
+        if self.pending is None:
+            return
+        try:
+            with memoryview(self.pending) as view:
+                sent = self._send(view)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.reset()
+            return
+        del self.pending[:sent]
+        self.progress = self._owner.reactor.now
+        if not self.pending:
+            self.pending = None
+            self.flags &= ~PENDING
+        if self.flags & FULL and (
+            self.pending is None or len(self.pending) < self._owner.limits.pending_bytes // 2
+        ):
+            self.flags &= ~FULL
+        if not self.flags & FULL:
+            self.on_writable()
+        self.settle()
+
+    # ending
+
+    def settle(self) -> None:
+        """Do what the state asks for after something has ended."""
+        flags = self.flags
+        if flags & CLOSED:
+            return
+        if not flags & (PENDING | LINGERING | BUSY | DEFERRED) and flags & (CLOSING | INPUT_ENDED | DRAINING):
+            self._shut_down()
+        elif flags & CLOSING and not flags & (PENDING | LINGERING):
+            self._shut_down()
+        else:
+            self.watch()
+            if self.armed == math.inf:
+                self.rearm()
+
+    def finish_writing(self) -> None:
+        """Serve nothing more: send what is pending, then close in stages."""
+        self.flags = (self.flags | CLOSING) & ~DEFERRED
+        self.settle()
+
+    def drain(self) -> None:
+        """End it when its present exchange has ended; serve what has arrived by now."""
+        if not self.flags & (BUSY | _NO_READ | CLOSED | LINGERING):
+            self.read()
+        self.flags |= DRAINING
+        self.settle()
+
+    def _shut_down(self) -> None:
+        if self.flags & INPUT_ENDED:
+            self.close()  # nothing can be unread, so no reset is provoked
+            return
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()  # the peer has reset it meanwhile
+            return
+        self.flags = (self.flags | LINGERING) & ~MASKED
+        self.progress = self._owner.reactor.now
+        self.watch()
+        self.rearm()
+
+    def _discard(self) -> None:
+        try:
+            data = self._recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # reset: nothing more to wait for
+        self.discarded += len(data)
+        if not data or self.discarded > self._owner.limits.linger_bytes:
+            self.close()
+
+    def reset(self) -> None:
+        """The peer is gone: cancel its handler and close."""
+        if not self.flags & CLOSED:
+            self.on_reset()
+            self.close()
+
+    def close(self) -> None:
+        """Close now; harmless when it is closed."""
+        if self.flags & CLOSED:
+            return
+        self.flags |= CLOSED
+        self.pending = None
+        self._owner.reactor.disarm(self)
+        self._owner.reactor.close(self.socket)
+        self._owner.forget(self)
+
+    # deadlines
+
+    def rearm(self) -> None:
+        """Have the reactor ask at the next deadline."""
+        when = self.next_deadline()
+        if when < self.armed:
+            self._owner.reactor.arm(self, when)
+
+    def on_deadline(self, now: float) -> None:
+        """Look whether a deadline has passed."""
+        if now >= self.next_deadline():
+            self.on_expired()
+        else:
+            self.rearm()

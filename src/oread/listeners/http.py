@@ -1,0 +1,442 @@
+"""`http`: where a request becomes a message, and a reply a response.
+
+The sans-I/O machine yields a head, body parts, the end; the handler is found
+at the head, so that 404, 405 and 100-continue are decided before a body is
+read. Requests are answered strictly in order: the next is asked for when the
+exchange before it has finished.
+
+Deadlines (seconds in `HttpLimits`): first byte, whole head, body progress and
+rate, idle between requests; the age of a connection ends it after an answer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+from oread.dispatch import Entry, Failed, encode_payload
+from oread.endpoints import Endpoint
+from oread.errors import Busy, HandlerCancelled, MessageError, NotAllowed, NotFound
+from oread.limits import HttpLimits
+from oread.listeners.acceptor import ListeningSocket
+from oread.listeners.connection import (
+    BUSY,
+    CLOSED,
+    CLOSING,
+    DEFERRED,
+    DRAINING,
+    FULL,
+    LINGERING,
+    MASKED,
+    PEER_GONE,
+    PENDING,
+    READ_BYTES,
+    Connection,
+    Socket,
+)
+from oread.listeners.listener import ConnectionListener
+from oread.listeners.runtime import Runtime
+from oread.messages import HttpRequest, HttpResponse, Reply
+from oread.protocols.http1 import END, Event, HttpServerProtocol, State
+from oread.protocols.http1_head import RequestHead
+from oread.protocols.http1_lines import Refusal
+from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response, http_date
+from oread.reactor import READABLE
+
+BODY_GRACE_SECONDS = 5.0
+"""How long a body may be slower than `body_rate_bytes`."""
+INDEX = "index"
+"""The event of the path `/`."""
+BYTES_TYPE = "application/octet-stream"
+TEXT_TYPE = "text/plain; charset=utf-8"
+
+
+class HttpConnection(Connection):
+    """One HTTP/1.1 connection; the origin of its present request's message."""
+
+    __slots__ = (
+        "_began",
+        "_body",
+        "_entry",
+        "_head",
+        "_opened",
+        "_protocol",
+        "_requests",
+        "_state",
+        "captures",
+    )
+
+    watches_peer = True
+    _owner: HttpListener
+
+    def __init__(self, owner: HttpListener, sock: Socket) -> None:
+        super().__init__(owner, sock)
+        self._protocol = HttpServerProtocol(owner.limits)
+        self._opened = self._began = self.received
+        self._requests = 0
+        self._state = State.IDLE
+        self._head: RequestHead | None = None
+        self._entry: Entry | None = None
+        self._body: bytearray | None = None
+        self.captures: Mapping[str, str] = {}
+
+    # the origin of a message
+
+    def message(self, data: bytes | memoryview) -> HttpRequest:
+        """Make the message of the present request."""
+        head = self._head
+        assert head is not None
+        return HttpRequest(
+            event=self._event(),
+            data=bytes(data),
+            transport="http",
+            captures=self.captures,
+            received=self.received,
+            peer=self.peer,
+            local=self.local,
+            method=head.method,
+            target=head.target,
+            path=head.path,
+            query=head.query,
+            headers=head.headers,
+            version=head.version,
+        )
+
+    def report(self, failed: Failed) -> None:
+        """Count and log what a handler raised."""
+        self._owner.report(self._event(), failed, self.peer())
+
+    def _event(self) -> str:
+        return self._entry.event if self._entry is not None else ""
+
+    # input
+
+    def on_ready(self, ready: int) -> None:
+        """Read and serve: the usual path, for an open connection with nothing pending."""
+        if ready != READABLE or self.flags:
+            Connection.on_ready(self, ready)
+            return
+        try:
+            data = self._recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.reset()
+            return
+        if not data:
+            self.end_input()
+            return
+        self.received = self._owner.reactor.now
+        self._serve(self._protocol.receive(data))
+
+    def on_data(self, data: bytes) -> None:
+        """Serve what one read made complete."""
+        self._serve(self._protocol.receive(data))
+
+    def on_writable(self) -> None:
+        """Serve what lies behind the last request, unless something holds it up."""
+        if not self.flags & (BUSY | DEFERRED | FULL | CLOSING | CLOSED):
+            self._serve(self._protocol.next_event())
+
+    def on_input_end(self) -> None:
+        """Drop a request that was cut short: its body is never passed on."""
+        refusal = self._protocol.receive_eof()
+        if refusal is not None:
+            self._owner.count("cut_short")
+            self.flags |= CLOSING
+
+    def _serve(self, event: Event | None) -> None:
+        """Serve events until one is missing, or something has to end first."""
+        owner = self._owner
+        replies: list[bytes] = []
+        size = 0
+        while event is not None:
+            reply = self._take(event)
+            if reply is not None:
+                replies.append(reply)
+                size += len(reply)
+            if self.flags & (BUSY | CLOSING | CLOSED):
+                break
+            if size and (size >= READ_BYTES or owner.reactor.turn_is_over()):
+                self._defer()
+                break
+            event = self._protocol.next_event()
+        else:
+            self._await_more()
+        if replies:
+            self.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        if self.flags & CLOSING:
+            self.settle()
+
+    def _take(self, event: Event) -> bytes | None:
+        """Take one event; return the response that it brings about."""
+        if type(event) is RequestHead:
+            return self._begin_request(event)
+        if event is END:
+            body, self._body = self._body, None
+            return self._dispatch(bytes(body or b""))
+        if type(event) is Refusal:
+            self.flags |= CLOSING
+            self._owner.count(f"http_{event.status}")
+            return encode_refusal(event.status, event.reason, self._owner.date())
+        assert isinstance(event, bytes)
+        assert self._body is not None
+        self._body += event
+        return None
+
+    def _begin_request(self, head: RequestHead) -> bytes | None:
+        self._head = head
+        self._state = State.IDLE
+        self._requests += 1
+        self._owner.messages += 1
+        try:
+            self._entry, self.captures = self._owner.find(head)
+        except MessageError as error:
+            self._entry = None
+            return self._refuse(head, error)
+        if head.length == 0:
+            return self._dispatch(b"")
+        self._body = bytearray()
+        self._began = self._owner.reactor.now
+        return None
+
+    def _refuse(self, head: RequestHead, error: MessageError) -> bytes:
+        """Answer at the head; a body that would follow is not read."""
+        if head.length:
+            self.flags |= CLOSING
+        return self._encode(head, Failed(error))
+
+    def _await_more(self) -> None:
+        """More bytes are needed: note what for and since when, ask for a body if that is wanted."""
+        state = self._protocol.state
+        if state is self._state:
+            return
+        self._state = state
+        if state is State.HEAD:
+            self._began = self.received
+        elif state is State.BODY:
+            head = self._head
+            if head is not None and head.expects_continue and not self._body and not self._protocol.buffered:
+                self.write(CONTINUE)
+        self.rearm()
+
+    # handlers
+
+    def _dispatch(self, body: bytes) -> bytes | None:
+        """Call the handlers of the present request, or have a runner call them."""
+        head, entry = self._head, self._entry
+        assert head is not None
+        assert entry is not None
+        if body and head.method in ("GET", "HEAD"):
+            body = b""  # RFC 9110 9.3.1: content of a GET has no meaning; it was framed and read
+        if entry.call is None:
+            self.flags |= BUSY
+            self.job = (entry.start, body)
+            self._owner.runners.submit(self)
+            return None
+        payload = memoryview(body) if entry.takes_view else body
+        return self._encode(head, self._owner.copy_context().run(entry.call, self, payload))
+
+    def begin(self) -> Coroutine[Any, Any, Any] | None:
+        """Make the coroutine; None when the peer was reset while it was queued."""
+        if self.flags & CLOSED:
+            return None
+        start, body = self.job
+        coroutine: Coroutine[Any, Any, Any] = start(self, body)
+        return coroutine
+
+    def finish(self, result: Any) -> None:
+        """Answer, then go on with what arrived meanwhile."""
+        gone = self.flags & PEER_GONE
+        self.job = None
+        self.flags &= ~(BUSY | MASKED | PEER_GONE)
+        cancelled = isinstance(result, Failed) and isinstance(result.error, HandlerCancelled)
+        if self.flags & CLOSED or (gone and cancelled):
+            if isinstance(result, Failed):
+                self.report(result)
+            self.close()
+            return
+        self.received = self._owner.reactor.now
+        assert self._head is not None
+        self.write(self._encode(self._head, result))
+        if not self.flags & (CLOSED | CLOSING):
+            self.on_writable()
+        self.settle()
+
+    def _encode(self, head: RequestHead, reply: Any) -> bytes:
+        """Make the response; note whether the connection ends with it."""
+        owner = self._owner
+        if (
+            self.flags & DRAINING
+            or not head.keep_alive
+            or self.received - self._opened >= owner.limits.age_seconds
+        ):
+            self.flags |= CLOSING
+        close = bool(self.flags & CLOSING)
+        owner.replies += 1
+        if not isinstance(reply, Failed):
+            try:
+                status, body, headers, content_type = response_parts(reply)
+                return encode_response(
+                    status,
+                    body,
+                    headers,
+                    head_request=head,
+                    close=close,
+                    date=owner.date(),
+                    content_type=content_type,
+                )
+            except MessageError as error:
+                reply = Failed(error)
+        if self._entry is not None:
+            self.report(reply)
+        status, reason, headers = failure_parts(reply.error)
+        owner.count(f"http_{status}")
+        return encode_refusal(status, reason, owner.date(), headers, head_request=head, close=close)
+
+    def _defer(self) -> None:
+        self.flags |= DEFERRED
+        self._owner.reactor.defer(self._go_on)
+
+    def _go_on(self) -> None:
+        self.flags &= ~DEFERRED
+        self.on_writable()
+        self.settle()
+
+    # deadlines
+
+    def on_peer_gone(self) -> None:
+        """Give the handler a short while more: a half-closing client still gets its answer."""
+        self._began = self._owner.reactor.now
+        self.rearm()
+
+    def next_deadline(self) -> float:
+        """Return the deadline of the present state."""
+        limits = self._owner.limits
+        if self.flags & (LINGERING | PENDING):
+            return super().next_deadline()
+        if self.flags & BUSY:
+            return self._began + limits.gone_seconds if self.flags & PEER_GONE else math.inf
+        if self._state is State.HEAD:
+            return self._began + limits.head_seconds
+        if self._state is State.BODY:
+            stalled = self.received + limits.body_seconds
+            if not limits.body_rate_bytes:
+                return stalled
+            read = len(self._body or b"")
+            return min(stalled, self._began + BODY_GRACE_SECONDS + read / limits.body_rate_bytes)
+        if not self._requests:
+            return self._opened + limits.first_byte_seconds
+        return self.received + min(limits.keep_alive_seconds, limits.idle_seconds)
+
+    def on_expired(self) -> None:
+        """End what has taken too long; what was begun gets a 408."""
+        if self.flags & (LINGERING | PENDING):
+            super().on_expired()
+        elif self.flags & BUSY:
+            self._owner.count("peer_gone")
+            self._owner.runners.cancel(self)
+        elif self._state is State.IDLE:
+            self._owner.count("idle" if self._requests else "no_request")
+            self.finish_writing()
+        else:
+            part = "head" if self._state is State.HEAD else "body"
+            self._owner.count(f"slow_{part}")
+            self.write(encode_refusal(408, f"the {part} of the request took too long", self._owner.date()))
+            self.finish_writing()
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it waits between two requests, so that it may give way."""
+        return not self.flags and self._state is State.IDLE
+
+
+class HttpListener(ConnectionListener):
+    """The open sockets of one `http` endpoint, with what they accepted."""
+
+    limits: HttpLimits
+
+    def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: Sequence[ListeningSocket]) -> None:
+        super().__init__(runtime, endpoint, sockets)
+        self._date = b""
+        self._date_ends = -math.inf
+        self._eldest: deque[tuple[float, HttpConnection]] = deque()
+
+    def make_connection(self, sock: Socket) -> Connection:
+        """Make an HTTP connection."""
+        return HttpConnection(self, sock)
+
+    def has_room(self) -> bool:
+        """Tell whether one more may be accepted; at the cap the longest idle gives way."""
+        return super().has_room() or self._evict()
+
+    def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
+        """Return the entry of a request and what its path captured.
+
+        Raises:
+            NotFound, NotAllowed, BadRequest: no handler serves it.
+        """
+        found = self.runtime.registry.find(head.path[1:] or INDEX)
+        if found is None:
+            raise NotFound(f"nothing is served at {head.path}")
+        entry, captures = found
+        return entry.entry_for_method(head.method), captures
+
+    def date(self) -> bytes:
+        """Return the Date field's value, made once a second."""
+        if self.reactor.now >= self._date_ends:
+            now = time.time()
+            self._date = http_date(now)
+            self._date_ends = self.reactor.now + 1.0 - now % 1.0
+        return self._date
+
+    def _evict(self) -> bool:
+        """Close the connection that is idle for longest; False when none is idle.
+
+        The order is looked up for many at once: one scan per accept would make
+        a full table expensive exactly when it is under attack.
+        """
+        for _ in range(2):
+            while self._eldest:
+                received, connection = self._eldest.popleft()
+                if connection.evictable and connection.received == received:
+                    self.count("evicted")
+                    connection.close()
+                    return True
+            idle = [item for item in self.connections if isinstance(item, HttpConnection) and item.evictable]
+            self._eldest.extend(sorted(((item.received, item) for item in idle), key=lambda pair: pair[0]))
+        return False
+
+
+def response_parts(reply: Any) -> tuple[int, bytes, Sequence[tuple[str, str]], str | None]:
+    """Return status, body, fields and content type of what a handler returned.
+
+    Raises:
+        HandlerError: it is nothing that can be sent.
+    """
+    if type(reply) is bytes:
+        return 200, reply, (), BYTES_TYPE
+    if reply is None:
+        return 204, b"", (), None
+    if isinstance(reply, HttpResponse):
+        return reply.status, reply.body, reply.headers, None
+    if isinstance(reply, Reply):
+        return 200, reply.data, (), reply.content_type or BYTES_TYPE
+    body = bytes(encode_payload(reply) or b"")
+    return 200, body, (), TEXT_TYPE if isinstance(reply, str) else BYTES_TYPE
+
+
+def failure_parts(error: Exception) -> tuple[int, str, Sequence[tuple[str, str]]]:
+    """Return status, text and fields for a failure; a handler's own words stay inside."""
+    if isinstance(error, NotAllowed):
+        return error.status, str(error), (("Allow", ", ".join(error.allowed)),)
+    if isinstance(error, (Busy, HandlerCancelled)):
+        seconds = error.retry_seconds if isinstance(error, Busy) else 1
+        return error.status, str(error), (("Retry-After", str(seconds)),)
+    if isinstance(error, MessageError) and error.status < 500:
+        return error.status, str(error), ()
+    status = error.status if isinstance(error, MessageError) else 500
+    return status, "the handler failed", ()

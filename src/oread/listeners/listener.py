@@ -1,0 +1,146 @@
+"""The part of every stream listener: accept connections and hold them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import trio
+
+from oread.dispatch import Failed
+from oread.endpoints import Endpoint
+from oread.errors import MessageError
+from oread.limits import StreamLimits
+from oread.listeners.acceptor import Acceptor, ListeningSocket
+from oread.listeners.connection import BUSY, Connection, Socket
+from oread.listeners.runtime import EndpointStatistics, Runtime, is_refusal
+from oread.messages import Peer
+from oread.sockets.streams import remove_unix_path
+
+QUEUED_AT_MOST = 4_096
+"""Connections taken out of the kernel's queue when a drain begins (net.core.somaxconn's default)."""
+
+
+class ConnectionListener:
+    """The listening sockets of one stream endpoint, with what they accepted.
+
+    Args:
+        endpoint: as bound, with its real port.
+        sockets: non-blocking listening sockets; the listener closes them.
+    """
+
+    def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: Sequence[ListeningSocket]) -> None:
+        assert isinstance(endpoint.limits, StreamLimits)
+        self.runtime = runtime
+        self.endpoint = endpoint
+        self.limits: StreamLimits = endpoint.limits
+        self.reactor = runtime.reactor
+        self.runners = runtime.runners
+        self.copy_context = runtime.context.copy
+        self.drained = trio.Event()
+        self.messages = self.replies = self.accepted = self.failures = 0
+        self.refused: Counter[str] = Counter()
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._unix_inode = os.lstat(endpoint.host).st_ino if endpoint.scheme == "unix" else None
+        self._acceptors = [
+            Acceptor(self.reactor, sock, has_room=self.has_room, on_accept=self._accept, count=self.count)
+            for sock in sockets
+        ]
+
+    # what a subclass says
+
+    def make_connection(self, sock: Socket) -> Connection:
+        """Make the connection of an accepted socket."""
+        raise NotImplementedError
+
+    def has_room(self) -> bool:
+        """Tell whether one more connection may be accepted."""
+        return len(self.connections) < self.limits.connections
+
+    # the contract of a listener
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for acceptor in self._acceptors:
+            acceptor.start()
+
+    def begin_drain(self) -> None:
+        """Accept what is queued, then nothing more; end each connection after its exchange."""
+        if self.draining:
+            return
+        for acceptor in self._acceptors:
+            acceptor.accept(QUEUED_AT_MOST)  # closing the socket would lose what waits in its queue
+        self.draining = True
+        self._stop_accepting()
+        for connection in list(self.connections):
+            connection.drain()
+        self._look_whether_drained()
+
+    def cancel_handlers(self) -> list[str]:
+        """Cancel the handlers that still run; return one line for each."""
+        busy = [connection for connection in self.connections if connection.flags & BUSY]
+        for connection in busy:
+            self.runners.cancel(connection)
+        return [f"{self.endpoint}: handler for {connection.peer()}" for connection in busy]
+
+    def abort(self) -> None:
+        """Close every socket now."""
+        self.draining = True
+        self._stop_accepting()
+        for connection in list(self.connections):
+            connection.close()
+        self._look_whether_drained()
+
+    def statistics(self) -> EndpointStatistics:
+        """Return the counters as they are now."""
+        return EndpointStatistics(
+            endpoint=str(self.endpoint),
+            open=len(self.connections),
+            accepted=self.accepted,
+            messages=self.messages,
+            replies=self.replies,
+            failures=self.failures,
+            refused=dict(self.refused),
+        )
+
+    # what its connections call
+
+    def report(self, event: str, failed: Failed, peer: Peer) -> None:
+        """Count and log what a handler raised."""
+        if isinstance(failed.error, MessageError) and is_refusal(failed.error):
+            self.count(failed.error.reason)
+        else:
+            self.failures += 1
+        self.runtime.failures.report(event, failed, peer)
+
+    def count(self, reason: str) -> None:
+        """Count something refused or dropped, by reason."""
+        self.refused[reason] += 1
+
+    def forget(self, connection: Connection) -> None:
+        """Take a closed connection out; there is room for another."""
+        self.connections.discard(connection)
+        if self.draining:
+            self._look_whether_drained()
+        else:
+            for acceptor in self._acceptors:
+                acceptor.resume()
+
+    def _accept(self, sock: Socket) -> None:
+        self.accepted += 1
+        connection = self.make_connection(sock)
+        self.connections.add(connection)
+        connection.open()
+
+    def _stop_accepting(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        if self._unix_inode is not None:
+            remove_unix_path(self.endpoint.host, self._unix_inode)
+            self._unix_inode = None
+
+    def _look_whether_drained(self) -> None:
+        if not self.connections:
+            self.drained.set()

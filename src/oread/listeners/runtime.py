@@ -1,0 +1,112 @@
+"""What every listener of one service shares, and what each one tells of itself."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import random
+from collections.abc import Mapping
+from typing import Protocol
+
+import attrs
+import trio
+
+from oread.dispatch import Failed
+from oread.endpoints import Endpoint
+from oread.errors import HandlerError, MessageError
+from oread.messages import Peer
+from oread.reactor import Reactor, RunnerPool
+from oread.registry import Registry
+
+LOGS_PER_SECOND = 10
+"""Handler failures logged with a traceback; a handler that fails 100,000 times a second must not fill the disk."""
+
+log = logging.getLogger("oread")
+
+
+@attrs.frozen(kw_only=True)
+class EndpointStatistics:
+    """A snapshot of one endpoint's counters since its start."""
+
+    endpoint: str
+    open: int
+    """Connections open now; 0 for UDP."""
+    accepted: int
+    messages: int
+    replies: int
+    failures: int
+    """Handlers that raised."""
+    refused: Mapping[str, int]
+    """What was refused, dropped or closed by us, by reason."""
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell whether an error says something of the message, not of the handler."""
+    return isinstance(error, MessageError) and not isinstance(error, HandlerError)
+
+
+@attrs.define
+class Failures:
+    """Report what handlers raise: every one counted, so many a second logged."""
+
+    _reactor: Reactor
+    _second: float = 0.0
+    _logged: int = 0
+    _suppressed: int = 0
+
+    def report(self, event: str, failed: Failed, peer: Peer) -> None:
+        """Log one failure with its traceback, within the rate."""
+        if is_refusal(failed.error):
+            log.debug("%s: %s from %s: %s", event, type(failed.error).__name__, peer, failed.error)
+            return
+        now = self._reactor.now
+        if now - self._second >= 1.0:
+            if self._suppressed:
+                log.error("%d more handler failures were not logged", self._suppressed)
+            self._second, self._logged, self._suppressed = now, 0, 0
+        if self._logged >= LOGS_PER_SECOND:
+            self._suppressed += 1
+            return
+        self._logged += 1
+        name = failed.handler or "a handler"
+        log.error("%s: %s failed for %s: %r", event, name, peer, failed.error, exc_info=failed.error)
+
+
+@attrs.define(eq=False)
+class Runtime:
+    """What the listeners of one service share."""
+
+    reactor: Reactor
+    runners: RunnerPool
+    registry: Registry
+    context: contextvars.Context
+    """Captured where the service was opened; each call of a handler runs in a copy."""
+    failures: Failures
+    random: random.Random = attrs.field(factory=random.Random)
+    log: logging.Logger = log
+    served_udp_ports: set[int] = attrs.field(factory=set)
+    """Ports of this process's own UDP endpoints: datagrams from them are never answered."""
+
+
+class Listener(Protocol):
+    """The open sockets of one endpoint, with what they accepted."""
+
+    endpoint: Endpoint
+    """As bound: with its real port."""
+    drained: trio.Event
+    """Set when `begin_drain` was called and nothing is left."""
+
+    def start(self) -> None:
+        """Begin to serve."""
+
+    def begin_drain(self) -> None:
+        """Take nothing new; let what has begun come to its end."""
+
+    def cancel_handlers(self) -> list[str]:
+        """Cancel what still runs; return one line for each."""
+
+    def abort(self) -> None:
+        """Close everything at once; harmless when done already."""
+
+    def statistics(self) -> EndpointStatistics:
+        """Return the counters as they are now."""

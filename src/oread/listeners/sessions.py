@@ -1,0 +1,264 @@
+"""Sessions: a handler that owns a whole stream connection, as a Trio stream.
+
+The stream works on the connection's non-blocking socket and waits through the
+service's reactor: nothing is handed over, memory transports work alike, and
+what was sent before `aclose` is delivered by the connection's staged close.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+import outcome
+import trio
+
+from oread.dispatch import Failed
+from oread.listeners.connection import (
+    BUSY,
+    CLOSED,
+    CLOSING,
+    INPUT_ENDED,
+    LINGERING,
+    MASKED,
+    PENDING,
+    READ_BYTES,
+    Socket,
+)
+from oread.listeners.streams import EventOwner, StreamConnection
+from oread.messages import Address, Peer
+from oread.reactor import HANGUP
+
+
+class _Waiter:
+    """At most one waiting task; its wake slot is cleared by its abort."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def wake(self, error: Exception | None = None) -> bool:
+        """Wake the task, with an error if one is given; False when none waits."""
+        task, self._task = self._task, None
+        if task is None:
+            return False
+        trio.lowlevel.reschedule(task, outcome.Value(None) if error is None else outcome.Error(error))
+        return True
+
+
+class SessionConnection(StreamConnection):
+    """A connection that one session handler owns until it returns."""
+
+    __slots__ = ("reader", "writer")
+
+    def __init__(self, owner: EventOwner, sock: Socket) -> None:
+        super().__init__(owner, sock)
+        self.reader = _Waiter()
+        self.writer = _Waiter()
+
+    def open(self) -> None:
+        """Start the session; it is read only when the session asks."""
+        self.flags = BUSY | MASKED
+        self.interest = 0
+        super().open()
+        self._owner.messages += 1
+        self._owner.runners.submit(self)
+
+    def begin(self) -> Coroutine[Any, Any, Any] | None:
+        """Call the session with its stream."""
+        session = self._owner.slot.entry.session
+        if self.flags & CLOSED:
+            return None
+        if session is None:  # taken back between accept and now
+            self.finish(None)
+            return None
+        coroutine: Coroutine[Any, Any, Any] = session(SessionStream(self))
+        return coroutine
+
+    def finish(self, result: Any) -> None:
+        """Close in stages; what was sent is delivered."""
+        self.flags &= ~(BUSY | MASKED)
+        if isinstance(result, Failed) and not isinstance(result.error, trio.BrokenResourceError):
+            self.report(result)  # a peer that breaks off is no failure of the session
+        self.finish_writing()
+
+    def _on_input(self, ready: int) -> None:
+        if self.flags & BUSY and not self.flags & LINGERING:
+            woken = self.reader.wake()
+            if ready & HANGUP or not woken:
+                self.mask(ready)
+        else:
+            super()._on_input(ready)
+
+    def on_writable(self) -> None:
+        """Wake a sender once everything is written."""
+        if not self.flags & PENDING:
+            self.writer.wake()
+
+    def on_reset(self) -> None:
+        """Tell the session: by an error where it waits, else by cancelling it."""
+        if self.flags & CLOSING:
+            return  # it has closed its stream; what it does now is not for this peer
+        error = trio.BrokenResourceError("the peer has reset the connection, or takes nothing any more")
+        told = self.reader.wake(error)
+        told = self.writer.wake(error) or told
+        if not told:
+            super().on_reset()
+
+    def receive(self, size: int) -> bytes | None:
+        """Receive now, or have the poller watch for input and return None."""
+        try:
+            data = self._recv(size)
+        except BlockingIOError:
+            if self.flags & MASKED:
+                self.flags &= ~MASKED
+                self.watch()
+            return None
+        except OSError as error:
+            self.reset()
+            raise trio.BrokenResourceError("the peer has reset the connection") from error
+        self.received = self._owner.reactor.now
+        if not data:
+            self.flags |= INPUT_ENDED
+            self.watch()
+        return data
+
+    def end_by_session(self) -> None:
+        """Close in stages, because the session has closed its stream."""
+        error = trio.ClosedResourceError("this stream was closed by another task")
+        self.reader.wake(error)
+        self.writer.wake(error)
+        self.finish_writing()
+
+    def close(self) -> None:
+        """Close now; whoever still waits on the stream is told."""
+        super().close()
+        error = trio.ClosedResourceError("this stream is closed")
+        self.reader.wake(error)
+        self.writer.wake(error)
+
+
+class _Exclusive:
+    """Refuse a second task in the same operation, as Trio's own streams do."""
+
+    __slots__ = ("_held", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._held = False
+        self._what = what
+
+    def __enter__(self) -> None:
+        if self._held:
+            raise trio.BusyResourceError(f"another task is already {self._what} this stream")
+        self._held = True
+
+    def __exit__(self, *_error: object) -> None:
+        self._held = False
+
+
+class SessionStream(trio.abc.HalfCloseableStream):
+    """The stream that a session owns; closed when its handler returns.
+
+    Cancellation: a cancelled `send_all` may have sent any part of its data.
+    """
+
+    def __init__(self, connection: SessionConnection) -> None:
+        self._connection = connection
+        self._receiving = _Exclusive("receiving from")
+        self._sending = _Exclusive("sending on")
+        self._eof_sent = False
+        self._closed = False
+
+    @property
+    def peer(self) -> Peer:
+        """The other side."""
+        return self._connection.peer()
+
+    @property
+    def local(self) -> Address:
+        """The address that the peer connected to."""
+        return self._connection.local()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive at least one byte, or `b""` at the end of input."""
+        size = READ_BYTES if max_bytes is None else operator.index(max_bytes)
+        if size < 1:
+            raise ValueError("max_bytes must be >= 1")
+        connection = self._connection
+        with self._receiving:
+            self._check_open()
+            await trio.lowlevel.checkpoint()
+            while True:
+                self._check_open()
+                if connection.flags & INPUT_ENDED:
+                    return b""
+                data = connection.receive(size)
+                if data is not None:
+                    return data
+                if not connection.flags & CLOSED:
+                    await connection.reader.wait()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send everything; returns when the kernel has taken it."""
+        with self._sending:
+            self._check_sendable()
+            await trio.lowlevel.checkpoint()
+            self._check_sendable()
+            with memoryview(data) as view:
+                self._connection.write(view)
+            await self._written()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until nothing sent earlier is pending."""
+        with self._sending:
+            self._check_sendable()
+            await trio.lowlevel.checkpoint()
+            await self._written()
+
+    async def send_eof(self) -> None:
+        """Tell the peer that nothing more will be sent; input goes on."""
+        with self._sending:
+            self._check_open()
+            await trio.lowlevel.checkpoint()
+            if self._eof_sent:
+                return
+            await self._written()
+            self._eof_sent = True
+            with contextlib.suppress(OSError):  # the peer has closed: it will hear nothing anyway
+                self._connection.socket.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        """Close; what was sent is still delivered, in the background."""
+        if not self._closed:
+            self._closed = True
+            self._connection.end_by_session()
+        await trio.lowlevel.checkpoint()
+
+    async def _written(self) -> None:
+        connection = self._connection
+        while connection.flags & PENDING:
+            await connection.writer.wait()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this stream is closed")
+        if self._connection.flags & CLOSED:
+            raise trio.BrokenResourceError("the connection is gone")
+
+    def _check_sendable(self) -> None:
+        self._check_open()
+        if self._eof_sent:
+            raise trio.ClosedResourceError("send_eof was called on this stream")

@@ -1,0 +1,316 @@
+"""The running tree: registry, listeners, reactor and runners under one nursery.
+
+Lifetimes nest, reactor around runners around listeners. Starting is all or
+nothing: every socket is bound and every event found before the first message
+is served, and when one fails all are closed. A drain stops the listeners, lets
+what has begun come to its end until one deadline, then cancels and says whom.
+Cancelling closes everything at once, after the handlers' own clean-up: the
+reactor is shielded until the last of them has ended, so that a shielded
+goodbye is still sent.
+
+An embedded service takes no signals and never ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import attrs
+import trio
+
+from oread.endpoints import Endpoint
+from oread.listeners.datagrams import DatagramListener
+from oread.listeners.http import HttpListener
+from oread.listeners.runtime import EndpointStatistics, Failures, Listener, Runtime
+from oread.listeners.stream_listener import StreamListener
+from oread.reactor import Poller, Reactor, RunnerPool, open_poller
+from oread.registry import Registry
+from oread.sockets.datagrams import DatagramSocket, adopt_datagram_socket, open_datagram_sockets
+from oread.sockets.streams import open_stream_sockets
+
+DRAIN_SECONDS = 30.0
+"""How long `drain` waits by default (as Kubernetes does between SIGTERM and SIGKILL)."""
+CLEAN_UP_SECONDS = 1.0
+"""What handlers get for their own clean-up after the deadline cancelled them."""
+
+
+@attrs.frozen
+class Bound:
+    """An open socket to be served as an endpoint, instead of binding one.
+
+    Args:
+        socket: bound, and listening if it is a stream's; the service owns and
+            closes it from then on.
+        endpoint: what it is served as; its host and port are not used.
+    """
+
+    socket: socket.socket
+    endpoint: Endpoint | str
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """A snapshot of a service's counters."""
+
+    uptime_seconds: float
+    endpoints: tuple[EndpointStatistics, ...]
+
+
+@attrs.frozen(kw_only=True)
+class DrainReport:
+    """How a drain went."""
+
+    seconds: float
+    cancelled: tuple[str, ...]
+    """Handlers that the deadline cancelled, one line each; empty when all came to their end."""
+    closed: int
+    """Connections that still had something to send, or to read away, at the deadline."""
+
+
+class Service:
+    """A running service; made by `open_service`."""
+
+    def __init__(self, runtime: Runtime, listeners: Sequence[Listener]) -> None:
+        self._runtime = runtime
+        self._listeners = tuple(listeners)
+        self._begun = trio.current_time()
+        self._draining = False
+        self._report: DrainReport | None = None
+        self._drained = trio.Event()
+
+    @property
+    def registry(self) -> Registry:
+        """The registry it serves."""
+        return self._runtime.registry
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The endpoints as bound, with their real ports, in the order given."""
+        return tuple(listener.endpoint for listener in self._listeners)
+
+    def statistics(self) -> Statistics:
+        """Return a snapshot of all counters."""
+        return Statistics(
+            uptime_seconds=trio.current_time() - self._begun,
+            endpoints=tuple(listener.statistics() for listener in self._listeners),
+        )
+
+    async def drain(self, seconds: float = DRAIN_SECONDS) -> DrainReport:
+        """Take nothing new, let what has begun end, then cancel the rest.
+
+        Args:
+            seconds: one deadline over all transports; 0 cancels at once.
+
+        Returns:
+            Who had to be cancelled. A second call waits for the first.
+
+        Cancellation: leaves the service draining; leaving it closes the rest.
+        """
+        if self._draining:
+            await self._drained.wait()
+            assert self._report is not None
+            return self._report
+        self._draining = True
+        begun = trio.current_time()
+        for listener in self._listeners:
+            listener.begin_drain()
+        with trio.move_on_after(seconds):
+            for listener in self._listeners:
+                await listener.drained.wait()
+        cancelled = tuple(line for listener in self._listeners for line in listener.cancel_handlers())
+        closed = sum(item.open for item in self.statistics().endpoints) - len(cancelled)
+        with trio.move_on_after(CLEAN_UP_SECONDS):
+            await self._runtime.runners.wait_idle()
+        for listener in self._listeners:
+            listener.abort()
+        self._report = DrainReport(
+            seconds=trio.current_time() - begun, cancelled=cancelled, closed=max(0, closed)
+        )
+        self._drained.set()
+        return self._report
+
+    async def wait_drained(self) -> None:
+        """Wait until a drain, begun by whomever, has ended."""
+        await self._drained.wait()
+
+
+@contextlib.asynccontextmanager
+async def open_service(
+    registry: Registry, *endpoints: str | Endpoint | Bound, poller: Poller | None = None
+) -> AsyncIterator[Service]:
+    """Serve a registry on these endpoints for the length of the block.
+
+    Leaving the block cancels at once; call `drain` first to be gentle.
+
+    Args:
+        registry: may be changed while it is served.
+        endpoints: URLs, `Endpoint`s, or sockets already open as `Bound`.
+        poller: another source of readiness, for in-memory transports.
+
+    Raises:
+        EndpointError: a URL or option that can't be used.
+        RegistrationError: an event with no handler, or one the endpoint can't serve.
+        OSError: an address can't be bound. Nothing is left open in any case.
+
+    Cancellation: handlers are cancelled, then every socket is closed.
+    """
+    opened_poller = poller if poller is not None else open_poller()
+    reactor = Reactor(opened_poller)
+    context = contextvars.copy_context()
+    runtime = Runtime(
+        reactor=reactor,
+        runners=RunnerPool(context),
+        registry=registry,
+        context=context,
+        failures=Failures(reactor),
+    )
+    body_error: BaseException | None = None
+    with contextlib.ExitStack() as stack:
+        stack.callback(opened_poller.close)
+        listeners = await _open_listeners(runtime, endpoints, stack)
+        try:
+            async with _running(runtime, listeners):
+                try:
+                    yield Service(runtime, listeners)
+                finally:
+                    body_error = sys.exc_info()[1]
+        except BaseExceptionGroup as group:
+            if _only_leaf(group) is not body_error:
+                raise
+        else:
+            return
+    if body_error is not None:  # as the block raised it, not inside two groups
+        raise body_error
+
+
+def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _open_listeners(
+    runtime: Runtime, endpoints: Sequence[str | Endpoint | Bound], stack: contextlib.ExitStack
+) -> list[Listener]:
+    """Open all or none: the stack aborts what was opened."""
+    listeners: list[Listener] = []
+    for item in endpoints:
+        if isinstance(item, Bound):
+            endpoint = _parse(item.endpoint)
+            listener = _listen(runtime, endpoint, [item.socket])
+        else:
+            endpoint = _parse(item)
+            open_sockets = open_datagram_sockets if endpoint.scheme == "udp" else open_stream_sockets
+            # in a thread, because a name is looked up; not to be abandoned, so nothing opened is lost
+            listener = _listen(runtime, endpoint, await trio.to_thread.run_sync(open_sockets, endpoint))
+        listeners.append(listener)
+        stack.callback(listener.abort)
+    return listeners
+
+
+def _parse(endpoint: str | Endpoint) -> Endpoint:
+    return Endpoint.parse(endpoint) if isinstance(endpoint, str) else endpoint
+
+
+def _listen(runtime: Runtime, endpoint: Endpoint, sockets: Sequence[Any]) -> Listener:
+    """Make the listener of open sockets; closes them when that fails."""
+    with contextlib.ExitStack() as stack:
+        for sock in sockets:
+            stack.callback(getattr(sock, "sock", sock).close)
+        listener = _make_listener(runtime, endpoint, sockets)
+        stack.pop_all()
+    return listener
+
+
+def _make_listener(runtime: Runtime, endpoint: Endpoint, sockets: Sequence[Any]) -> Listener:
+    if endpoint.scheme == "udp":
+        return DatagramListener(
+            runtime,
+            endpoint,
+            [
+                sock if isinstance(sock, DatagramSocket) else adopt_datagram_socket(sock, endpoint)
+                for sock in sockets
+            ],
+        )
+    for sock in sockets:
+        sock.setblocking(False)
+    bound = _as_bound(endpoint, sockets[0].getsockname())
+    return (
+        HttpListener(runtime, bound, sockets)
+        if endpoint.scheme == "http"
+        else StreamListener(runtime, bound, sockets)
+    )
+
+
+def _as_bound(endpoint: Endpoint, address: Any) -> Endpoint:
+    if isinstance(address, tuple):
+        return attrs.evolve(endpoint, port=address[1])
+    return attrs.evolve(endpoint, host=address or endpoint.host)
+
+
+@contextlib.asynccontextmanager
+async def _running(runtime: Runtime, listeners: Sequence[Listener]) -> AsyncIterator[None]:
+    """Run reactor and runners around the block; end them inside out."""
+    scope = trio.CancelScope(shield=True)
+    async with trio.open_nursery() as outer:
+        outer.start_soon(_run_reactor, runtime.reactor, scope, listeners)
+        try:
+            async with trio.open_nursery() as inner:
+                runtime.runners.start(inner)
+                for listener in listeners:
+                    listener.start()
+                try:
+                    yield
+                finally:
+                    runtime.runners.close()
+                    inner.cancel_scope.cancel()
+        finally:
+            for listener in listeners:
+                listener.abort()
+            scope.cancel()
+
+
+async def _run_reactor(reactor: Reactor, scope: trio.CancelScope, listeners: Sequence[Listener]) -> None:
+    """Run the loop and its clock, shielded: handlers' goodbyes still go out.
+
+    When one of them fails, what waits for sockets is told before the service
+    falls: a shielded handler would wait for ever otherwise.
+    """
+    try:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reactor.run)
+                nursery.start_soon(reactor.deadlines.keep)
+    finally:
+        for listener in listeners:
+            listener.abort()
+
+
+async def serve(
+    registry: Registry,
+    *endpoints: str | Endpoint | Bound,
+    task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a registry until cancelled, or until the service has been drained.
+
+    As `trio.serve_tcp`: `service = await nursery.start(oread.serve, registry, url)`.
+
+    Args:
+        registry: may be changed while it is served.
+        endpoints: URLs, `Endpoint`s, or sockets already open as `Bound`.
+        task_status: is given the `Service` once everything is bound.
+
+    Raises:
+        EndpointError, RegistrationError, OSError: as `open_service`.
+
+    Cancellation: as leaving `open_service`.
+    """
+    async with open_service(registry, *endpoints) as service:
+        task_status.started(service)
+        await service.wait_drained()
