@@ -8,6 +8,7 @@ input however it is cut, memory is one message and one read.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from oread.errors import BadRequest, HandlerError, TooLarge
@@ -191,5 +192,5 @@ class Length:
         return self._data[self._at :] if self._partial is None else bytes(self._partial)
 
 
-FRAMINGS = {"lines": Lines, "length": Length}
+FRAMINGS: Mapping[str, Callable[[int], Framing]] = {"lines": Lines, "length": Length}
 """Framing by its name in the URL; `raw` has no machine: every chunk is a message."""

@@ -1,0 +1,194 @@
+"""Compare what the server machine takes with what h11 and llhttp take.
+
+Whatever we take as complete requests, they must take with the same method,
+target and body. Deliberate exceptions, each written into `known_stricter`:
+h11 and llhttp know no white space before a chunk extension (RFC 9112 7.1.1
+says a recipient must), h11 no empty line before a request (RFC 9112 2.2 says
+a server should); llhttp knows fixed lists of methods and versions, and no
+tab behind a framing field's value (RFC 9110 5.5 allows it).
+"""
+
+from __future__ import annotations
+
+import re
+
+import h11
+import httptools
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from oread.limits import HttpLimits
+from oread.protocols.http1 import END, HttpServerProtocol
+from oread.protocols.http1_head import RequestHead
+from oread.protocols.http1_lines import Refusal
+
+Exchange = tuple[str, str, bytes]
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH")
+TARGETS = st.one_of(
+    st.sampled_from(["/", "*", "/a?b=c&d", "//x", "/%zz", "http://b/p?q", "http://b:1", "x", "/#", "a:443"]),
+    st.text(st.characters(min_codepoint=0x20, max_codepoint=0x80), max_size=8).map(lambda text: f"/{text}"),
+)
+NAMES = st.sampled_from(
+    [
+        "X",
+        "x-y",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Connection",
+        "Expect",
+        "Host",
+        "X Y",
+        "Cookie",
+        "a!#$",
+    ]
+)
+VALUES = st.one_of(
+    st.sampled_from(
+        ["0", "2", "chunked", "gzip", "close", "keep-alive", "100-continue", "a", " b\t", "", "+2", "2, 2"]
+    ),
+    st.text(st.characters(min_codepoint=0x09, max_codepoint=0xFF), max_size=6),
+)
+NOISE = st.sampled_from([b"\r", b"\n", b" ", b"\t", b"\x00", b":", b";", b"\x80", b"0", b"\r\n", b"a"])
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """Make a request that is mostly right, with a byte of noise at times."""
+    version = draw(st.sampled_from(["1.1", "1.1", "1.0", "1.2"]))
+    lines = [f"{draw(st.sampled_from(METHODS))} {draw(TARGETS)} HTTP/{version}", "Host: a"]
+    lines += [f"{name}:{value}" for name, value in draw(st.lists(st.tuples(NAMES, VALUES), max_size=2))]
+    body = draw(st.binary(max_size=20))
+    framing = draw(st.sampled_from(["none", "length", "chunked"]))
+    data = b""
+    if framing == "length":
+        lines.append(f"Content-Length: {len(body)}")
+        data = body
+    elif framing == "chunked":
+        lines.append("Transfer-Encoding: chunked")
+        extension = draw(st.sampled_from([b"", b";a", b";a=b", b" ;a", b'; a="\\"b"', b";a=b;c"]))
+        data = b"%x%b\r\n%b\r\n" % (len(body), extension, body) if body else b""
+        data += b"0\r\n" + draw(st.sampled_from([b"", b"T: v\r\n"])) + b"\r\n"
+    stream = "\r\n".join([*lines, "", ""]).encode("latin-1") + data
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(stream)))
+        stream = stream[:at] + draw(NOISE) + stream[at + draw(st.integers(0, 1)) :]
+    return stream
+
+
+def ours(data: bytes) -> list[Exchange] | None:
+    """Return what we take of this input, None when any is refused."""
+    machine = HttpServerProtocol(HttpLimits())
+    taken: list[Exchange] = []
+    event = machine.receive(data)
+    while event is not None:
+        if isinstance(event, Refusal):
+            return None
+        if isinstance(event, RequestHead):
+            taken.append((event.method, event.target, b""))
+        elif event is not END:
+            method, target, body = taken.pop()
+            assert isinstance(event, bytes)
+            taken.append((method, target, body + event))
+        event = machine.next_event()
+    return None if machine.receive_eof() else taken
+
+
+def by_h11(data: bytes) -> list[Exchange]:
+    """Return the first request as h11 takes it."""
+    connection = h11.Connection(our_role=h11.SERVER)
+    connection.receive_data(data)
+    request = connection.next_event()
+    assert isinstance(request, h11.Request)
+    body = b""
+    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        assert isinstance(event, h11.Data)
+        body += event.data
+    return [(request.method.decode(), request.target.decode(), body)]
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.target = self.body = b""
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def by_llhttp(data: bytes) -> list[Exchange]:
+    """Return the first request as llhttp takes it."""
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserError:
+        # what stands behind the request, or behind a close, is no matter here
+        if not collector.complete:
+            raise
+    assert collector.complete
+    return [(parser.get_method().decode(), collector.target.decode(), collector.body)]
+
+
+def known_stricter(data: bytes) -> bool:
+    """Return whether the others are known to refuse what the RFC allows here."""
+    white_space = re.search(rb"\n[0-9a-fA-F]+(?:;[^\r]*)?[ \t]|\t\r\n", data)
+    return data.startswith(b"\r\n") or b"HTTP/1.2" in data or white_space is not None
+
+
+@settings(max_examples=300)
+@given(data=requests())
+def test_what_we_take_the_others_take_alike(data: bytes) -> None:
+    """Method, target and body of an accepted request are the same everywhere."""
+    taken = ours(data)
+    assume(taken and not known_stricter(data))
+    assert taken is not None
+    if len(taken) == 1:
+        assert by_h11(data) == taken
+        if taken[0][0] in METHODS:
+            assert by_llhttp(data) == taken
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2 ;a\r\nab\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\t;\ta = b\r\nab\r\n0\r\n\r\n",
+    ],
+)
+def test_bad_white_space_in_chunk_extensions_is_our_exception(data: bytes) -> None:
+    """RFC 9112 7.1.1 allows it, and it cannot be read in two ways."""
+    assert ours(data) == [("POST", "/", b"ab")]
+    with pytest.raises(h11.RemoteProtocolError):
+        by_h11(data)
+
+
+@pytest.mark.parametrize("line", ["FROB / HTTP/1.1", "GET / HTTP/1.2"])
+def test_unknown_methods_and_minor_versions_are_our_exception(line: str) -> None:
+    """RFC 9110 2.5 and 9.1 leave both to the server, which is the router here."""
+    data = f"{line}\r\nHost: a\r\n\r\n".encode()
+    assert ours(data) == by_h11(data)
+    with pytest.raises(httptools.HttpParserError):
+        by_llhttp(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET http:///p HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;=\r\nab\r\n0\r\n\r\n",
+    ],
+)
+def test_we_are_stricter_than_h11(data: bytes) -> None:
+    """What h11 lets through here is refused by us."""
+    by_h11(data)
+    assert ours(data) is None
