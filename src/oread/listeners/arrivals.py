@@ -1,0 +1,290 @@
+"""Keep what is in flight on one UDP endpoint: handlers, delayed replies.
+
+`Exchanges` is shared by all sockets of an endpoint: the counters, the guards
+and the bounds. An `Arrival` is one datagram on its way through the handlers.
+Not here: sockets (`oread.listeners.receiver`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+import trio
+
+from oread.dispatch import Entry, Failed
+from oread.dispatch.entry import Call
+from oread.endpoints import Endpoint
+from oread.errors import MessageError, RegistrationError
+from oread.listeners.guards import SERVED_PORTS, ReplyGuard, Source, Sources
+from oread.listeners.runtime import Runtime, is_refusal
+from oread.messages import Datagram, Peer
+from oread.reactor import Runner, Timer
+from oread.sockets.datagrams import limits_of
+from oread.sockets.interfaces import read_client_ports, read_interfaces
+from oread.sockets.routes import Ancillary, Route, read_details
+
+Sockaddr = tuple[Any, ...]
+"""What `recvfrom` says of a sender: (host, port), for IPv6 with flow and zone."""
+
+
+class Exchanges:
+    """What the sockets of one UDP endpoint share.
+
+    Args:
+        runtime: of the service.
+        endpoint: as bound, with its real port.
+        on_idle: called when a handler, a delayed reply or a reading has ended.
+
+    Raises:
+        RegistrationError: no handler serves the event, or one that does
+            can't be served by UDP.
+    """
+
+    __slots__ = (
+        "_amplification_named",
+        "_delayed",
+        "_jobs",
+        "closed",
+        "endpoint",
+        "failures",
+        "guard",
+        "interfaces",
+        "limits",
+        "on_idle",
+        "refused",
+        "runtime",
+        "slot",
+        "sources",
+    )
+
+    def __init__(self, runtime: Runtime, endpoint: Endpoint, on_idle: Callable[[], None]) -> None:
+        self.runtime = runtime
+        self.endpoint = endpoint
+        self.limits = limits_of(endpoint)
+        self.interfaces = read_interfaces()
+        self.sources = Sources(self.interfaces)
+        self.guard = ReplyGuard(
+            limits=self.limits,
+            allow_low_ports=endpoint.allow_low_ports,
+            served_ports=SERVED_PORTS.now,
+            client_ports=read_client_ports(),
+        )
+        self.slot = runtime.registry.attach(endpoint.event, _check)
+        self.failures = 0
+        self.refused: Counter[str] = Counter()
+        self.closed = False
+        self._amplification_named = False
+        self.on_idle = on_idle
+        self._jobs: set[Arrival] = set()
+        self._delayed: set[DelayedReply] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Return whether no handler runs and no reply waits."""
+        return not self._jobs and not self._delayed
+
+    def submit(self, job: Arrival) -> None:
+        """Run an async handler, unless too many are at work."""
+        if len(self._jobs) >= self.limits.in_flight:
+            self.refused["busy"] += 1
+            return
+        self._jobs.add(job)
+        self.runtime.runners.submit(job)
+
+    def end(self, job: Arrival) -> None:
+        """Forget a job that has ended."""
+        self._jobs.discard(job)
+        self.on_idle()
+
+    def delay(self, reply: DelayedReply) -> None:
+        """Send a reply after a random delay, unless too many wait."""
+        if len(self._delayed) >= self.limits.pending_replies:
+            self.refused["pending_replies"] += 1
+            return
+        self._delayed.add(reply)
+        seconds = self.runtime.random.uniform(self.limits.delay_low_seconds, self.limits.delay_high_seconds)
+        # Not the reactor's time: a runner that answers may be well past it.
+        reply.timer = self.runtime.reactor.call_at(trio.current_time() + seconds, reply.send)
+
+    def end_delay(self, reply: DelayedReply) -> None:
+        """Forget a delayed reply that was sent."""
+        self._delayed.discard(reply)
+        self.on_idle()
+
+    def report(self, failed: Failed, peer: Sockaddr) -> None:
+        """Count and log a failure; its peer hears nothing."""
+        if isinstance(failed.error, MessageError) and is_refusal(failed.error):
+            self.refused[failed.error.reason] += 1
+        else:
+            self.failures += 1
+        self.runtime.failures.report(self.slot.event, failed, Peer(peer[:2], "udp"))
+
+    def refuse_reply(self, reason: str, request_bytes: int, reply_bytes: int) -> None:
+        """Count a reply not sent; name the amplification bound once."""
+        self.refused[reason] += 1
+        if reason == "amplification" and not self._amplification_named:
+            self._amplification_named = True
+            self.runtime.log.warning(
+                "%s: a reply of %d bytes to a request of %d was not sent: the option amplification=%g "
+                "bounds what other machines get (said once; the rest is counted)",
+                self.endpoint,
+                reply_bytes,
+                request_bytes,
+                self.limits.amplification,
+            )
+
+    def cancel_all(self) -> list[str]:
+        """Cancel every handler, drop delayed replies; name each handler."""
+        self.refused["closing"] += len(self._delayed)
+        for reply in self._delayed:
+            reply.cancel()
+        self._delayed.clear()
+        cancelled = [job.describe() for job in self._jobs]
+        for job in list(self._jobs):
+            job.cancelled = True
+            if job.runner is not None:
+                self.runtime.runners.cancel(job)
+            else:
+                self._jobs.discard(job)
+        return cancelled
+
+
+class Outlet(Protocol):
+    """The socket by which an arrival is answered."""
+
+    @property
+    def port(self) -> int:
+        """The port it is bound to."""
+
+    def answer(self, arrival: Arrival, reply: Any, now: float) -> None:
+        """Send what a handler returned, if nothing speaks against it."""
+
+    def send(self, payload: bytes | memoryview, peer: Sockaddr, route: Route) -> None:
+        """Send one datagram now."""
+
+
+class Arrival:
+    """One datagram on its way through the handlers: an origin, and a job."""
+
+    __slots__ = (
+        "_exchanges",
+        "_outlet",
+        "ancillary",
+        "cancelled",
+        "data",
+        "peer",
+        "route",
+        "runner",
+        "source",
+    )
+
+    data: bytes
+    peer: Sockaddr
+    source: Source
+    route: Route
+
+    def __init__(self, exchanges: Exchanges, outlet: Outlet) -> None:
+        self._exchanges = exchanges
+        self._outlet = outlet
+        self.ancillary: Ancillary = []
+        self.runner: Runner | None = None
+        self.cancelled = False
+
+    # as an origin
+
+    @property
+    def captures(self) -> Mapping[str, str]:
+        """What the endpoint's event gave to the pattern."""
+        return self._exchanges.slot.captures
+
+    def message(self, data: bytes | memoryview) -> Datagram:
+        """Make the message, for a handler that asks for it."""
+        details = read_details(self.ancillary)
+        exchanges = self._exchanges
+        return Datagram(
+            event=exchanges.slot.event,
+            data=bytes(data),
+            transport="udp",
+            captures=self.captures,
+            received=exchanges.runtime.reactor.now,
+            peer=Peer(self.peer[:2], "udp"),
+            local=(self.route.local, self._outlet.port),
+            mode=self.route.mode,
+            interface=exchanges.interfaces.names.get(self.route.interface),
+            ttl=details.ttl,
+            timestamp=details.timestamp,
+        )
+
+    def report(self, failed: Failed) -> None:
+        """Count and log a failure."""
+        self._exchanges.report(failed, self.peer)
+
+    # as a job
+
+    def begin(self) -> Coroutine[Any, Any, Any] | None:
+        """Make the coroutine of the handlers as they are now."""
+        if self.cancelled:
+            return None
+        entry = self._exchanges.slot.entry
+        if entry.call is not None:
+            # Its last async handler was removed while this one was queued.
+            return _run(entry.call, self, memoryview(self.data) if entry.takes_view else self.data)
+        return entry.start(self, self.data) if entry.start is not None else None
+
+    def finish(self, result: Any) -> None:
+        """Answer with what the handlers returned."""
+        # A cancelled one too: what it returned behind a shield is its goodbye.
+        if result is not None and not self._exchanges.closed:
+            self._outlet.answer(self, result, trio.current_time())
+        self._exchanges.end(self)
+
+    def describe(self) -> str:
+        """Say what is running, for the report of a drain."""
+        return (
+            f"{self._exchanges.slot.event!r} for {Peer(self.peer[:2], 'udp')} on {self._exchanges.endpoint}"
+        )
+
+
+async def _run(call: Call, arrival: Arrival, payload: bytes | memoryview) -> Any:
+    return call(arrival, payload)
+
+
+class DelayedReply:
+    """One reply that waits for its random time."""
+
+    __slots__ = ("_exchanges", "_outlet", "_payload", "_peer", "_route", "timer")
+
+    def __init__(self, exchanges: Exchanges, outlet: Outlet, payload: bytes, arrival: Arrival) -> None:
+        self._exchanges = exchanges
+        self._outlet = outlet
+        self._payload = payload
+        self._peer = arrival.peer
+        self._route = arrival.route
+        self.timer: Timer | None = None
+
+    def send(self) -> None:
+        """Send it: its time has come."""
+        self._outlet.send(self._payload, self._peer, self._route)
+        self._exchanges.end_delay(self)
+
+    def cancel(self) -> None:
+        """Do not send it."""
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def _check(entry: Entry) -> None:
+    """Refuse handlers that can't be called with a datagram.
+
+    Raises:
+        RegistrationError: with what would be needed.
+    """
+    if not entry.links:
+        raise RegistrationError(f"event {entry.event!r} has no handler of messages; udp needs one")
+    for link in entry.links:
+        wanted = link.plan.message
+        if wanted is not None and not issubclass(Datagram, wanted):
+            name = wanted.__name__
+            raise RegistrationError(f"event {entry.event!r}: {link.name} asks for {name}; udp has none")

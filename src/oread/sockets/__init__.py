@@ -1,0 +1,8 @@
+"""Open and bind sockets, and know the machine's interfaces.
+
+One module per question: `interfaces` (what does this address mean here?),
+`options` (which number has this socket option?), `datagrams` (open, join and
+answer by UDP), `streams` (listen by TCP and on Unix sockets).
+
+Not here: who reads the sockets (the listeners), and when (the reactor).
+"""
