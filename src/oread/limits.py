@@ -57,7 +57,7 @@ class StreamLimits:
 
 @attrs.frozen(kw_only=True)
 class HttpLimits(StreamLimits):
-    """Bounds of one `http` endpoint; defaults from the evidence table of the design."""
+    """Bounds of one `http` endpoint."""
 
     connections: int = _count(1_000, 1, 10_000_000)
     """At the cap the connection idle for longest gives way; when none is idle, accepting pauses."""

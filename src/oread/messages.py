@@ -7,7 +7,7 @@ listener hands in a function, a test hands in the value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -185,6 +185,10 @@ def _to_bytes(value: bytes | str) -> bytes:
     return value.encode() if isinstance(value, str) else value
 
 
+def _to_pairs(value: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple(value)
+
+
 @attrs.frozen
 class HttpResponse:
     """An answer in full with HTTP's own words.
@@ -200,4 +204,4 @@ class HttpResponse:
 
     body: bytes = attrs.field(default=b"", converter=_to_bytes)
     status: int = 200
-    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=tuple)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_to_pairs)

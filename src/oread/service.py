@@ -208,7 +208,12 @@ async def _open_listeners(
             endpoint = _parse(item)
             open_sockets = open_datagram_sockets if endpoint.scheme == "udp" else open_stream_sockets
             # in a thread, because a name is looked up; not to be abandoned, so nothing opened is lost
-            listener = _listen(runtime, endpoint, await trio.to_thread.run_sync(open_sockets, endpoint))
+            try:
+                opened: Sequence[Any] = await trio.to_thread.run_sync(open_sockets, endpoint)
+            except OSError as error:
+                error.filename = str(endpoint)  # which of them: the system does not say
+                raise
+            listener = _listen(runtime, endpoint, opened)
         listeners.append(listener)
         stack.callback(listener.abort)
     return listeners

@@ -165,9 +165,10 @@ def _compile_sync(event: str, links: Sequence[Link]) -> Call:
     if len(links) > 1 or links[0].take is not None:
         return _compile_sync_chain(event, links)
     link = links[0]
-    if link.plan.positional and not link.plan.keyword and list(link.plan.roles.values()) == ["payload"]:
-        if link.plan.payload in ("bytes", "memoryview"):
-            return _compile_direct(link)
+    plan = link.plan
+    payload_only = plan.positional and list(plan.roles.values()) == ["payload"]
+    if payload_only and plan.payload in ("bytes", "memoryview"):
+        return _compile_direct(link)
     return _compile_one(link)
 
 

@@ -64,9 +64,7 @@ def _signature(handler: Callable[..., Any], name: str) -> inspect.Signature:
 
 def is_async_callable(handler: Callable[..., Any]) -> bool:
     """Tell whether calling it gives a coroutine (partials and objects too)."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)
-    )
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 def _refuse_generators(handler: Callable[..., Any], name: str) -> None:

@@ -27,10 +27,17 @@ _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class ListeningSocket(Protocol):
     """What an acceptor needs of its socket; memory sockets have it too."""
 
-    def fileno(self) -> int: ...
-    def accept(self) -> tuple[Any, Any]: ...
-    def getsockname(self) -> Any: ...
-    def close(self) -> None: ...
+    def fileno(self) -> int:
+        """See socket(7) for each of these."""
+
+    def accept(self) -> tuple[Any, Any]:
+        """Raise BlockingIOError instead of waiting."""
+
+    def getsockname(self) -> Any:
+        """Return its own address."""
+
+    def close(self) -> None:
+        """Close it."""
 
 
 class Acceptor:

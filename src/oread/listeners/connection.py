@@ -27,7 +27,7 @@ from oread.dispatch import Failed
 from oread.endpoints import Endpoint
 from oread.limits import StreamLimits
 from oread.messages import Address, Peer
-from oread.reactor import ERROR, HANGUP, READABLE, READ_HANGUP, WRITABLE, Reactor, Runner, RunnerPool
+from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE, Reactor, Runner, RunnerPool
 
 READ_BYTES = 65_536
 """One read per readiness, so that one fast sender can't starve the others."""
@@ -61,13 +61,26 @@ _NO_READ = INPUT_ENDED | FULL | CLOSING | MASKED | DEFERRED
 class Socket(Protocol):
     """What a connection needs of its socket; memory sockets have it too."""
 
-    def fileno(self) -> int: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def send(self, data: bytes | memoryview, /) -> int: ...
-    def shutdown(self, how: int, /) -> None: ...
-    def close(self) -> None: ...
-    def getpeername(self) -> Any: ...
-    def getsockname(self) -> Any: ...
+    def fileno(self) -> int:
+        """See socket(7) for each of these."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Raise BlockingIOError instead of waiting; `b""` is the end of input."""
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Raise BlockingIOError instead of waiting."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End one direction."""
+
+    def close(self) -> None:
+        """Close it."""
+
+    def getpeername(self) -> Any:
+        """Raise OSError once the kernel has forgotten the peer."""
+
+    def getsockname(self) -> Any:
+        """Return its own address."""
 
 
 class Owner(Protocol):
@@ -76,10 +89,13 @@ class Owner(Protocol):
     endpoint: Endpoint
     reactor: Reactor
     runners: RunnerPool
-    limits: StreamLimits
     copy_context: Callable[[], contextvars.Context]
     messages: int
     replies: int
+
+    @property
+    def limits(self) -> StreamLimits:
+        """The bounds of the endpoint."""
 
     def report(self, event: str, failed: Failed, peer: Peer) -> None:
         """Count and log what a handler raised."""
@@ -344,9 +360,8 @@ class Connection:
         flags = self.flags
         if flags & CLOSED:
             return
-        if not flags & (PENDING | LINGERING | BUSY | DEFERRED) and flags & (CLOSING | INPUT_ENDED | DRAINING):
-            self._shut_down()
-        elif flags & CLOSING and not flags & (PENDING | LINGERING):
+        ended = flags & CLOSING or (flags & (INPUT_ENDED | DRAINING) and not flags & (BUSY | DEFERRED))
+        if ended and not flags & (PENDING | LINGERING):
             self._shut_down()
         else:
             self.watch()

@@ -19,7 +19,7 @@ from oread.reactor import Reactor, RunnerPool
 from oread.registry import Registry
 
 LOGS_PER_SECOND = 10
-"""Handler failures logged with a traceback; a handler that fails 100,000 times a second must not fill the disk."""
+"""Handler failures logged with a traceback; one that fails for every message must not fill the disk."""
 
 log = logging.getLogger("oread")
 
@@ -84,8 +84,6 @@ class Runtime:
     failures: Failures
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
-    served_udp_ports: set[int] = attrs.field(factory=set)
-    """Ports of this process's own UDP endpoints: datagrams from them are never answered."""
 
 
 class Listener(Protocol):

@@ -138,7 +138,7 @@ class RawConnection(StreamConnection):
 
     __slots__ = ()
 
-    def on_ready(self, ready: int) -> None:
+    def on_ready(self, ready: int) -> None:  # noqa: C901 (see below)
         """Read, call, send: the hot path, for an open connection with nothing pending.
 
         Written out instead of calling `read`, `call`, `settle_reply` and

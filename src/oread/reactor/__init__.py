@@ -12,11 +12,10 @@ from oread.reactor.deadlines import Deadlines, Source, Timer
 from oread.reactor.poller import (
     ERROR,
     HANGUP,
-    READABLE,
     READ_HANGUP,
+    READABLE,
     WRITABLE,
     EpollPoller,
-    KqueuePoller,
     Poller,
     open_poller,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "Deadlines",
     "EpollPoller",
     "Job",
-    "KqueuePoller",
     "Poller",
     "Reactor",
     "Runner",

@@ -86,63 +86,62 @@ class EpollPoller:
             self._epoll.close()
 
 
-class KqueuePoller:
-    """macOS and BSD: one kqueue, its filters told as epoll bits.
+if sys.platform != "linux":
 
-    EV_EOF with an error in `fflags` is a reset. A kqueue inside another has
-    been reported readable with no event in it (libuv#883); a spurious wake
-    costs one empty poll here.
-    """
+    class KqueuePoller:
+        """macOS and BSD: one kqueue, its filters told as epoll bits.
 
-    def __init__(self) -> None:
-        if sys.platform == "linux":
-            raise OSError("kqueue is not on Linux")
-        self._kqueue = select.kqueue()
-        self._interest: dict[int, int] = {}
+        EV_EOF with an error in `fflags` is a reset. A kqueue inside another has
+        been reported readable with no event in it (libuv#883); a spurious wake
+        costs one empty poll here.
+        """
 
-    def add(self, fd: int, interest: int) -> None:
-        """Register a descriptor."""
-        self._interest[fd] = 0
-        self.modify(fd, interest)
+        def __init__(self) -> None:
+            self._kqueue = select.kqueue()
+            self._interest: dict[int, int] = {}
 
-    def modify(self, fd: int, interest: int) -> None:
-        """Change what is reported."""
-        if sys.platform != "linux":
+        def add(self, fd: int, interest: int) -> None:
+            """Register a descriptor."""
+            self._interest[fd] = 0
+            self.modify(fd, interest)
+
+        def modify(self, fd: int, interest: int) -> None:
+            """Change what is reported."""
             changed = self._interest[fd] ^ interest
             for bit, which in ((READABLE, select.KQ_FILTER_READ), (WRITABLE, select.KQ_FILTER_WRITE)):
                 if changed & bit:
                     action = select.KQ_EV_ADD if interest & bit else select.KQ_EV_DELETE
                     self._kqueue.control([select.kevent(fd, which, action)], 0)
-        self._interest[fd] = interest
+            self._interest[fd] = interest
 
-    def remove(self, fd: int) -> None:
-        """Forget a descriptor."""
-        self.modify(fd, 0)
-        del self._interest[fd]
+        def remove(self, fd: int) -> None:
+            """Forget a descriptor."""
+            self.modify(fd, 0)
+            del self._interest[fd]
 
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
-        """Return the ready descriptors, both filters of one joined."""
-        ready: dict[int, int] = {}
-        if sys.platform != "linux":
+        def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+            """Return the ready descriptors, both filters of one joined."""
+            ready: dict[int, int] = {}
             for event in self._kqueue.control(None, most, timeout):
                 bits = READABLE if event.filter == select.KQ_FILTER_READ else WRITABLE
                 if event.flags & select.KQ_EV_EOF and event.fflags:
                     bits |= ERROR
                 ready[event.ident] = ready.get(event.ident, 0) | bits
-        return list(ready.items())
+            return list(ready.items())
 
-    async def wait(self) -> None:
-        """Wait until the kqueue descriptor is readable."""
-        if sys.platform != "linux":
+        async def wait(self) -> None:
+            """Wait until the kqueue descriptor is readable."""
             await trio.lowlevel.wait_readable(self._kqueue.fileno())
 
-    def close(self) -> None:
-        """Close it, after telling Trio."""
-        if sys.platform != "linux" and not self._kqueue.closed:
-            trio.lowlevel.notify_closing(self._kqueue.fileno())
-            self._kqueue.close()
+        def close(self) -> None:
+            """Close it, after telling Trio."""
+            if not self._kqueue.closed:
+                trio.lowlevel.notify_closing(self._kqueue.fileno())
+                self._kqueue.close()
 
 
 def open_poller() -> Poller:
     """Open what this platform has; the caller closes it."""
-    return EpollPoller() if hasattr(select, "epoll") else KqueuePoller()
+    if sys.platform != "linux":
+        return KqueuePoller()
+    return EpollPoller()

@@ -223,13 +223,17 @@ class RunnerPool:
             job.finish(result)
             if runner.suspended:
                 self._one_less()
-                if self._taker is not None or runner.scope.cancel_called:
+                if self._may_not_take(runner):
                     return
                 self._taker = runner
             elif perf_counter() >= self._turn_end:
                 await trio.lowlevel.checkpoint()
                 self._turn_end = perf_counter() + TURN_SECONDS
         self._taker = None
+
+    def _may_not_take(self, runner: Runner) -> bool:
+        """Whether another runner takes by now, or a late cancel hangs over this one."""
+        return self._taker is not None or runner.scope.cancel_called
 
     def _one_less(self) -> None:
         self._working -= 1

@@ -11,9 +11,9 @@ runs). Not here: calling handlers, and every transport.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 import attrs
 import trio
@@ -67,7 +67,7 @@ class Registration:
         self.remove()
         return True
 
-    def __enter__(self) -> Registration:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -379,7 +379,7 @@ def _resolve(table: Table[Entry], event: str) -> tuple[Entry, Mapping[str, str]]
     return found if found is not None else (compile_entry(event, ()), {})
 
 
-def _check_methods(methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _check_methods(methods: Sequence[str] | None) -> tuple[str, ...] | None:
     if methods is None:
         return None
     if (
