@@ -45,6 +45,7 @@ class Acceptor:
 
     Args:
         has_room: False at the connection cap.
+        make_room: at the cap, while somebody waits: True when another gave way.
         on_accept: is given each accepted socket, non-blocking.
         count: counts something refused, by reason.
     """
@@ -54,6 +55,7 @@ class Acceptor:
         "_complained",
         "_count",
         "_has_room",
+        "_make_room",
         "_on_accept",
         "_paused",
         "_reactor",
@@ -67,12 +69,14 @@ class Acceptor:
         sock: ListeningSocket,
         *,
         has_room: Callable[[], bool],
+        make_room: Callable[[], bool],
         on_accept: Callable[[Socket], None],
         count: Callable[[str], None],
     ) -> None:
         self.socket = sock
         self._reactor = reactor
         self._has_room = has_room
+        self._make_room = make_room
         self._on_accept = on_accept
         self._count = count
         self._paused = False
@@ -90,12 +94,15 @@ class Acceptor:
 
     def accept(self, most: int) -> None:
         """Accept at most so many of the queued connections."""
-        for _ in range(most):
+        for turn in range(most):
             if self._closed:
                 return  # by a handler of a connection just accepted
             if not self._has_room():
-                self._pause()
-                return
+                if turn:
+                    return  # readiness comes again if somebody waits; only for one who does may another give way
+                if not self._make_room():
+                    self._pause()
+                    return
             try:
                 sock, _address = self.socket.accept()
             except BlockingIOError:

@@ -48,6 +48,8 @@ from oread.reactor import READABLE
 
 BODY_GRACE_SECONDS = 5.0
 """How long a body may be slower than `body_rate_bytes`."""
+NEWCOMER_SECONDS = 1.0
+"""How long a connection that has not been read yet is safe from giving way to a newer one."""
 INDEX = "index"
 """The event of the path `/`."""
 BYTES_TYPE = "application/octet-stream"
@@ -350,8 +352,10 @@ class HttpConnection(Connection):
 
     @property
     def evictable(self) -> bool:
-        """Whether it waits between two requests, so that it may give way."""
-        return not self.flags and self._state is State.IDLE
+        """Whether it waits between two requests, or has long sent nothing, so that it may give way."""
+        if self.flags or self._state is not State.IDLE:
+            return False
+        return bool(self._requests) or self._owner.reactor.now - self._opened >= NEWCOMER_SECONDS
 
 
 class HttpListener(ConnectionListener):
@@ -368,10 +372,6 @@ class HttpListener(ConnectionListener):
     def make_connection(self, sock: Socket) -> Connection:
         """Make an HTTP connection."""
         return HttpConnection(self, sock)
-
-    def has_room(self) -> bool:
-        """Tell whether one more may be accepted; at the cap the longest idle gives way."""
-        return super().has_room() or self._evict()
 
     def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
         """Return the entry of a request and what its path captured.
@@ -393,7 +393,7 @@ class HttpListener(ConnectionListener):
             self._date_ends = self.reactor.now + 1.0 - now % 1.0
         return self._date
 
-    def _evict(self) -> bool:
+    def make_room(self) -> bool:
         """Close the connection that is idle for longest; False when none is idle.
 
         The order is looked up for many at once: one scan per accept would make

@@ -45,7 +45,14 @@ class ConnectionListener:
         self.draining = False
         self._unix_inode = os.lstat(endpoint.host).st_ino if endpoint.scheme == "unix" else None
         self._acceptors = [
-            Acceptor(self.reactor, sock, has_room=self.has_room, on_accept=self._accept, count=self.count)
+            Acceptor(
+                self.reactor,
+                sock,
+                has_room=self.has_room,
+                make_room=self.make_room,
+                on_accept=self._accept,
+                count=self.count,
+            )
             for sock in sockets
         ]
 
@@ -58,6 +65,10 @@ class ConnectionListener:
     def has_room(self) -> bool:
         """Tell whether one more connection may be accepted."""
         return len(self.connections) < self.limits.connections
+
+    def make_room(self) -> bool:
+        """Have another connection give way to one that waits; False when none can."""
+        return False
 
     # the contract of a listener
 

@@ -240,11 +240,18 @@ class SessionStream(trio.abc.HalfCloseableStream):
                 self._connection.socket.shutdown(socket.SHUT_WR)
 
     async def aclose(self) -> None:
-        """Close; what was sent is still delivered, in the background."""
+        """Close; what was sent is still delivered, in the background.
+
+        Cancellation: closes at once; what was not delivered is lost.
+        """
         if not self._closed:
             self._closed = True
             self._connection.end_by_session()
-        await trio.lowlevel.checkpoint()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            self._connection.close()
+            raise
 
     async def _written(self) -> None:
         connection = self._connection

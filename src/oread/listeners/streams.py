@@ -100,9 +100,7 @@ class StreamConnection(Connection):
             if isinstance(result, Failed):
                 self.report(result)
             return
-        payload = self.settle_reply(result)
-        if payload is not None:
-            self.write(payload)
+        self.answer(result)
         if not self.flags & (CLOSED | CLOSING):
             self.on_writable()
             self.settle()
@@ -111,7 +109,7 @@ class StreamConnection(Connection):
         """Return the bytes to send; None for no reply, and after a failure.
 
         A stream has no place for an error: what fails closes the connection,
-        after the replies that are owed already.
+        after the replies that are owed already: the caller settles that.
         """
         if not isinstance(reply, Failed):
             try:
@@ -125,8 +123,16 @@ class StreamConnection(Connection):
                 self._owner.replies += 1
                 return framed
         self.report(reply)
-        self.finish_writing()
+        self.flags |= CLOSING
         return None
+
+    def answer(self, result: Any) -> None:
+        """Send the reply; close after a failure."""
+        payload = self.settle_reply(result)
+        if payload is not None:
+            self.write(payload)
+        elif self.flags & CLOSING:
+            self.settle()
 
     def encode(self, payload: bytes | memoryview) -> bytes | memoryview:
         """Frame one reply."""
@@ -170,9 +176,7 @@ class RawConnection(StreamConnection):
             if reply is None:
                 return
             if type(reply) is not memoryview or not reply.contiguous or reply.itemsize != 1:
-                reply = self.settle_reply(reply)
-                if reply is not None:
-                    self.write(reply)
+                self.answer(reply)
                 return
         owner.replies += 1
         if self.flags & CLOSED:
@@ -195,9 +199,7 @@ class RawConnection(StreamConnection):
         if entry.call is None:
             self.submit(entry, data)
             return
-        reply = self.settle_reply(self.call(entry, data))
-        if reply is not None:
-            self.write(reply)
+        self.answer(self.call(entry, data))
 
 
 class FramedConnection(StreamConnection):

@@ -1,0 +1,54 @@
+"""Accepting: the cap, out of descriptors, errors of single connections."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import oread
+from oread.testing import MemoryNetwork
+
+
+async def test_cap_is_taken_before_accept(serve_memory: Any) -> None:
+    """What is over the cap waits in the queue, untouched, until there is room."""
+    async with serve_memory("tcp://:0/bytes?connections=2") as memory:
+        clients = [memory.client() for _ in range(4)]
+        for client in clients:
+            await client.send_all(b"x")
+        await wait_all_tasks_blocked()
+        assert memory.service.statistics().endpoints[0].open == 2
+        assert memory.service.statistics().endpoints[0].accepted == 2
+        for client in clients:
+            assert await client.receive_some() == b"x"
+            await client.send_eof()
+            assert await client.receive_all() == b""
+        assert memory.service.statistics().endpoints[0].accepted == 4
+
+
+async def test_out_of_descriptors_rests_and_says_so_once(
+    registry: oread.Registry, autojump_clock: MockClock, caplog: Any
+) -> None:
+    """The queue stays readable, so accepting rests 100 ms at a time instead of spinning."""
+    network = MemoryNetwork()
+    listening = network.listen()
+    listening.failures.extend(OSError(errno.EMFILE, "too many open files") for _ in range(5))
+    async with oread.open_service(registry, oread.Bound(listening, "tcp://:0/bytes"), poller=network) as service:
+        client = network.connect(listening)
+        await client.send_all(b"x")
+        assert await client.receive_some() == b"x"
+        assert service.statistics().endpoints[0].refused == {"out_of_descriptors": 5}
+    assert caplog.text.count("accepting rests") == 1
+
+
+async def test_connection_that_gives_up_in_the_queue_is_skipped(registry: oread.Registry) -> None:
+    """ECONNABORTED is that connection's end, not the listener's."""
+    network = MemoryNetwork()
+    listening = network.listen()
+    listening.failures.append(OSError(errno.ECONNABORTED, "aborted"))
+    async with oread.open_service(registry, oread.Bound(listening, "tcp://:0/bytes"), poller=network) as service:
+        client = network.connect(listening)
+        await client.send_all(b"x")
+        assert await client.receive_some() == b"x"
+        assert service.statistics().endpoints[0].refused == {"accept_failed": 1}
