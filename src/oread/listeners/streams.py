@@ -171,13 +171,17 @@ class RawConnection(StreamConnection):
         if call is None:
             self.submit(entry, data)
             return
-        reply = owner.copy_context().run(call, self, memoryview(data) if entry.takes_view else data)
+        if entry.takes_view:
+            view = memoryview(data)
+            reply = owner.copy_context().run(call, self, view)
+            if reply is view:
+                reply = data  # sending bytes costs less than sending a view of them
+        else:
+            reply = owner.copy_context().run(call, self, data)
         if type(reply) is not bytes:
-            if reply is None:
-                return
-            if type(reply) is not memoryview or not reply.contiguous or reply.itemsize != 1:
+            if reply is not None:
                 self.answer(reply)
-                return
+            return
         owner.replies += 1
         if self.flags & CLOSED:
             return

@@ -29,7 +29,7 @@ import contextlib
 import errno
 import socket
 import struct
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import attrs
@@ -159,7 +159,9 @@ def adopt_datagram_socket(sock: socket.socket, endpoint: Endpoint) -> DatagramSo
     return _finish(sock, mode, str(parse_address(host)), ())
 
 
-def open_sending_socket(family: int, *, interface: int = 0, hops: int = _GROUP_HOPS) -> socket.socket:
+def open_sending_socket(
+    family: int, *, interface: int = 0, source: IPv4Address | None = None, hops: int = _GROUP_HOPS
+) -> socket.socket:
     """Open an unbound socket that may send to groups and broadcasts.
 
     It is for callers, never for a listener: SO_BROADCAST is on.
@@ -167,6 +169,8 @@ def open_sending_socket(family: int, *, interface: int = 0, hops: int = _GROUP_H
     Args:
         family: AF_INET or AF_INET6.
         interface: index of the interface for groups; 0 is the system's choice.
+        source: the address on that interface to send from. Linux finds none
+            on `lo`, where nothing else has one, and sends from 0.0.0.0.
         hops: how many links a group's datagram may cross.
     """
     with contextlib.ExitStack() as cleanup:
@@ -177,7 +181,8 @@ def open_sending_socket(family: int, *, interface: int = 0, hops: int = _GROUP_H
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
             if interface:
                 # struct ip_mreqn: group, address, index.
-                request = struct.pack("@4s4si", bytes(4), bytes(4), interface)
+                address = source.packed if source is not None else bytes(4)
+                request = struct.pack("@4s4si", bytes(4), address, interface)
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)

@@ -1,0 +1,28 @@
+"""What several commands have in common: help texts and types of options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import click
+
+APP_HELP = "The registry to use: MODULE:NAME, looked for in the working directory first."
+
+
+def seconds_up_to(longest: float) -> Callable[[str], float]:
+    """Make an option's type: seconds from 0 to a longest time.
+
+    click's own range lets `nan` pass.
+    """
+
+    def seconds(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= longest:
+            raise click.BadParameter(f"{text!r} is not a number of seconds from 0 to {longest:g}")
+        return value
+
+    return seconds
