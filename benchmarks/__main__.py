@@ -120,7 +120,7 @@ def _run(suites: list[str], settings: Settings, console: Console) -> list[Result
 
 def _step(bar: Progress, task: object) -> Callable[[str], None]:
     def step(description: str) -> None:
-        bar.update(task, advance=1, description=description)  # type: ignore[arg-type]
+        bar.update(task, advance=1, description=description)  # type: ignore[arg-type, unused-ignore]
 
     return step
 

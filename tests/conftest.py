@@ -57,7 +57,9 @@ def registry() -> oread.Registry:
 class Memory:
     """A service in memory: `client` connects to it."""
 
-    def __init__(self, network: MemoryNetwork, connect: Callable[..., MemoryClient], service: oread.Service) -> None:
+    def __init__(
+        self, network: MemoryNetwork, connect: Callable[..., MemoryClient], service: oread.Service
+    ) -> None:
         self.network = network
         self.client = connect
         self.service = service

@@ -48,7 +48,9 @@ async def test_one_handler_serves_every_transport(registry: oread.Registry, tmp_
         service = await nursery.start(oread.serve, registry, *urls)
         tcp, unix, http, udp = service.endpoints
         assert await talk(tcp.port, b"hello") == b"hello"
-        assert (await talk(http.port, b"POST /bytes HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")).endswith(b"\r\n\r\nhello")
+        assert (await talk(http.port, b"POST /bytes HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")).endswith(
+            b"\r\n\r\nhello"
+        )
         async with await trio.open_unix_socket(unix.host) as stream:
             await stream.send_all(b"hello")
             assert await stream.receive_some() == b"hello"
@@ -194,10 +196,14 @@ async def test_serve_returns_after_a_drain(registry: oread.Registry) -> None:
 async def _scenario(registry: oread.Registry) -> None:
     """Start, use every kind of handler, drain, leave."""
     urls = [f"tcp://127.0.0.1:0/{name}" for name in ("bytes", "waits", "session")]
-    async with oread.open_service(registry, *urls, "http://127.0.0.1:0", "udp://127.0.0.1:0/waits") as service:
+    async with oread.open_service(
+        registry, *urls, "http://127.0.0.1:0", "udp://127.0.0.1:0/waits"
+    ) as service:
         for endpoint in service.endpoints[:3]:
             await talk(endpoint.port, b"hello")
-        await talk(service.endpoints[3].port, b"POST /waits HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+        await talk(
+            service.endpoints[3].port, b"POST /waits HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
+        )
         with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             await client.sendto(b"x", ("127.0.0.1", service.endpoints[4].port))
             await client.recv(10)

@@ -1,4 +1,4 @@
-"""The running tree: registry, listeners, reactor and runners under one nursery.
+"""The running tree: listeners, reactor and runners under one nursery.
 
 Lifetimes nest, reactor around runners around listeners. Starting is all or
 nothing: every socket is bound and every event found before the first message

@@ -18,7 +18,7 @@ from collections import deque
 
 import trio
 
-from oread.reactor import ERROR, HANGUP, READABLE, READ_HANGUP, WRITABLE
+from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE
 
 PIPE_BYTES = 65_536
 """What one direction holds before its sender has to wait."""
@@ -96,7 +96,7 @@ class MemorySocket:
         self._network.notify()
         return sent
 
-    def shutdown(self, how: int, /) -> None:
+    def shutdown(self, _how: int, /) -> None:
         """End what is sent."""
         self._check()
         self._outgoing.ended = True
@@ -312,10 +312,11 @@ class MemoryNetwork:
         """Forget a socket."""
         del self._interest[fd]
 
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+    def poll(self, _timeout: float, most: int, /) -> list[tuple[int, int]]:
         """Return the ready sockets."""
         ready = [
-            (fd, self._sockets[fd].ready() & (interest | ERROR | HANGUP)) for fd, interest in self._interest.items()
+            (fd, self._sockets[fd].ready() & (interest | ERROR | HANGUP))
+            for fd, interest in self._interest.items()
         ]
         return [(fd, bits) for fd, bits in ready if bits][:most]
 

@@ -32,11 +32,17 @@ class Source:
 def entry(*handlers: Any, captures: tuple[str, ...] = (), **options: Any) -> Any:
     """Compile handlers as the registry does."""
     return compile_entry(
-        "e", [Link(handler=each, name=each.__name__, plan=read_signature(each, captures), **options) for each in handlers]
+        "e",
+        [
+            Link(handler=each, name=each.__name__, plan=read_signature(each, captures), **options)
+            for each in handlers
+        ],
     )
 
 
-def call(*handlers: Any, data: bytes = b"data", captures: tuple[str, ...] = (), source: Source | None = None) -> Any:
+def call(
+    *handlers: Any, data: bytes = b"data", captures: tuple[str, ...] = (), source: Source | None = None
+) -> Any:
     """Call sync handlers."""
     return entry(*handlers, captures=captures).call(source or Source(), data)
 
@@ -152,7 +158,9 @@ def test_callables_of_every_kind_are_served() -> None:
 
     plans = [functools.partial(two, b">"), Upper(), Upper().method, base64.b64encode]
     results = [
-        compile_entry("e", [Link(handler=each, name="x", plan=read_signature(each, ()))]).call(Source(), b"Data")  # type: ignore[misc]
+        compile_entry("e", [Link(handler=each, name="x", plan=read_signature(each, ()))]).call(
+            Source(), b"Data"
+        )  # type: ignore[misc]
         for each in plans
     ]
     assert results == [b">Data", b"DATA", b"data", b"RGF0YQ=="]
@@ -252,7 +260,9 @@ def test_methods_select_handlers() -> None:
         Link(handler=post, name="post", plan=read_signature(post, ()), methods=("POST", "PUT")),
     ]
     compiled = compile_entry("e", links)
-    replies = {name: compiled.entry_for_method(name).call(Source(), b"") for name in ("GET", "HEAD", "POST", "PUT")}  # type: ignore[misc]
+    replies = {
+        name: compiled.entry_for_method(name).call(Source(), b"") for name in ("GET", "HEAD", "POST", "PUT")
+    }  # type: ignore[misc]
     assert replies == {"GET": "get", "HEAD": "get", "POST": "post", "PUT": "post"}
     with pytest.raises(NotAllowed) as caught:
         compiled.entry_for_method("DELETE")

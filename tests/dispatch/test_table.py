@@ -30,7 +30,9 @@ def table(*texts: str) -> Table[str]:
 )
 def test_more_literal_wins(path: str, pattern: str, captures: dict[str, str]) -> None:
     """Exact names first, then what is literal for longer; captures are decoded."""
-    found = table("orders", "orders/{id}", "orders/new", "orders/{id}/lines", "orders/{rest:path}", "files/{rest:path}")
+    found = table(
+        "orders", "orders/{id}", "orders/new", "orders/{id}/lines", "orders/{rest:path}", "files/{rest:path}"
+    )
     assert found.find(path) == (pattern, captures)
 
 

@@ -34,7 +34,9 @@ async def test_out_of_descriptors_rests_and_says_so_once(
     network = MemoryNetwork()
     listening = network.listen()
     listening.failures.extend(OSError(errno.EMFILE, "too many open files") for _ in range(5))
-    async with oread.open_service(registry, oread.Bound(listening, "tcp://:0/bytes"), poller=network) as service:
+    async with oread.open_service(
+        registry, oread.Bound(listening, "tcp://:0/bytes"), poller=network
+    ) as service:
         client = network.connect(listening)
         await client.send_all(b"x")
         assert await client.receive_some() == b"x"
@@ -47,7 +49,9 @@ async def test_connection_that_gives_up_in_the_queue_is_skipped(registry: oread.
     network = MemoryNetwork()
     listening = network.listen()
     listening.failures.append(OSError(errno.ECONNABORTED, "aborted"))
-    async with oread.open_service(registry, oread.Bound(listening, "tcp://:0/bytes"), poller=network) as service:
+    async with oread.open_service(
+        registry, oread.Bound(listening, "tcp://:0/bytes"), poller=network
+    ) as service:
         client = network.connect(listening)
         await client.send_all(b"x")
         assert await client.receive_some() == b"x"

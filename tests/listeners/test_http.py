@@ -16,7 +16,9 @@ import oread
 
 ROWS = [
     json.loads(line)
-    for line in (pathlib.Path(__file__).parent.parent / "protocols" / "bad_requests.jsonl").read_text().splitlines()
+    for line in (pathlib.Path(__file__).parent.parent / "protocols" / "bad_requests.jsonl")
+    .read_text()
+    .splitlines()
 ]
 GET = b"GET /bytes HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -54,7 +56,9 @@ def responses(data: bytes, methods: list[bytes]) -> list[tuple[int, dict[bytes, 
     return found
 
 
-async def ask(memory: Any, data: bytes, *methods: bytes, end: bool = True) -> list[tuple[int, dict[bytes, bytes], bytes]]:
+async def ask(
+    memory: Any, data: bytes, *methods: bytes, end: bool = True
+) -> list[tuple[int, dict[bytes, bytes], bytes]]:
     """Send, half-close, read the responses."""
     client = memory.client()
     await client.send_all(data)
@@ -72,7 +76,8 @@ async def test_handlers_of_every_kind_are_served(registry: oread.Registry, serve
     @registry.on("orders/{order_id}")
     async def order(order_id: int, request: oread.HttpRequest) -> str:
         await trio.lowlevel.checkpoint()
-        return f"{order_id} {request.method} {request.query} {request.headers.get('x-a')} {request.peer.transport}"
+        words = (order_id, request.method, request.query, request.headers.get("x-a"), request.peer.transport)
+        return " ".join(map(str, words))
 
     expected = {
         "/echo": (200, b"application/octet-stream", b"x"),
@@ -92,7 +97,9 @@ async def test_handlers_of_every_kind_are_served(registry: oread.Registry, serve
             assert b"date" in headers
 
 
-async def test_errors_have_their_status_and_the_connection_goes_on(registry: oread.Registry, serve_memory: Any) -> None:
+async def test_errors_have_their_status_and_the_connection_goes_on(
+    registry: oread.Registry, serve_memory: Any
+) -> None:
     """404, 405 with Allow, 400, 500: then the next request on the same connection is answered."""
     registry.on("get-only", lambda data: b"got", methods=("GET",))
     registry.on("wrong", lambda data: object())
@@ -120,7 +127,9 @@ async def test_errors_have_their_status_and_the_connection_goes_on(registry: ore
         answers = await ask(memory, b"".join(data for data, _ in requests), *[b"POST"] * len(requests))
         assert [status for status, _, _ in answers] == [status for _, status in requests]
         assert answers[1][1][b"allow"] == b"GET, HEAD"
-        assert b"on purpose" not in b"".join(body for _, _, body in answers), "a handler's own words stay inside"
+        assert b"on purpose" not in b"".join(body for _, _, body in answers), (
+            "a handler's own words stay inside"
+        )
         assert memory.service.statistics().endpoints[0].failures == 4
         assert memory.refused["http_500"] == 4
 
@@ -166,7 +175,9 @@ async def test_body_over_the_limit_is_refused_at_the_head(serve_memory: Any) -> 
     async with serve_memory("http://:0?body_bytes=10") as memory:
         [(status, headers, _)] = await ask(memory, post("/bytes", b"x" * 11), end=False)
         assert (status, headers[b"connection"]) == (413, b"close")
-        chunked = b"POST /bytes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"6\r\n123456\r\n" * 2
+        chunked = (
+            b"POST /bytes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"6\r\n123456\r\n" * 2
+        )
         [(status, _, _)] = await ask(memory, chunked, end=False)
         assert status == 413
         [(status, _, body)] = await ask(memory, post("/bytes", b"x" * 10))
@@ -252,7 +263,9 @@ async def test_slow_peers_end_at_their_deadline(
 
 
 @pytest.mark.parametrize("part", ["head", "body"])
-async def test_drip_of_bytes_does_not_move_the_deadline(serve_memory: Any, autojump_clock: MockClock, part: str) -> None:
+async def test_drip_of_bytes_does_not_move_the_deadline(
+    serve_memory: Any, autojump_clock: MockClock, part: str
+) -> None:
     """A head has one absolute deadline, a body a least rate: a byte now and then does not keep them open."""
     async with serve_memory("http://:0") as memory:
         client = memory.client()
@@ -272,7 +285,7 @@ async def test_drip_of_bytes_does_not_move_the_deadline(serve_memory: Any, autoj
 async def test_cut_short_requests_are_never_passed_on(registry: oread.Registry, serve_memory: Any) -> None:
     """EOF inside a head or a body ends the connection; the handler sees nothing."""
     seen: list[bytes] = []
-    registry.on("sees", lambda data: seen.append(data))
+    registry.on("sees", seen.append)
     async with serve_memory("http://:0") as memory:
         for data in (b"POST /sees HT", post("/sees", b"whole")[:-1]):
             client = memory.client()
@@ -283,7 +296,9 @@ async def test_cut_short_requests_are_never_passed_on(registry: oread.Registry, 
         assert memory.refused["cut_short"] == 2
 
 
-async def test_oldest_idle_connection_gives_way_at_the_cap(serve_memory: Any, autojump_clock: MockClock) -> None:
+async def test_oldest_idle_connection_gives_way_at_the_cap(
+    serve_memory: Any, autojump_clock: MockClock
+) -> None:
     """The one that is idle for longest; those at work stay."""
     async with serve_memory("http://:0?connections=3") as memory:
         clients = []
@@ -376,7 +391,8 @@ async def test_bad_requests_over_real_sockets(any_path: oread.Registry, pieces: 
             good = sum(status < 400 for status in statuses)
             wanted = {
                 "reject": good == 0 and len(statuses) <= 1,
-                "accept": good == len(statuses) == row["responses"] or row["id"] == "RL-star-options" and good == 1,
+                "accept": good == len(statuses) == row["responses"]
+                or (row["id"] == "RL-star-options" and good == 1),
                 "first": good == 1 and len(statuses) == 2,
                 "no2xx": good == 0,
                 "one": len(statuses) <= 1,

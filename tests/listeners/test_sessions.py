@@ -49,7 +49,9 @@ async def test_stream_passes_trios_own_checks(registry: oread.Registry, serve_on
 
 
 @pytest.mark.parametrize("transport", ["socket", "memory"])
-async def test_session_owns_the_connection(registry: oread.Registry, serve_memory: Any, serve_one: Any, transport: str) -> None:
+async def test_session_owns_the_connection(
+    registry: oread.Registry, serve_memory: Any, serve_one: Any, transport: str
+) -> None:
     """It speaks first, reads to the end of input, and its last words arrive."""
 
     @registry.session("greet")
@@ -112,7 +114,9 @@ async def test_reset_is_told_where_the_session_waits(registry: oread.Registry, s
         assert [item.open for item in service.statistics().endpoints] == [0, 0]
 
 
-async def test_failing_session_harms_its_own_connection_only(registry: oread.Registry, serve_memory: Any, caplog: Any) -> None:
+async def test_failing_session_harms_its_own_connection_only(
+    registry: oread.Registry, serve_memory: Any, caplog: Any
+) -> None:
     """It is counted and logged; another session goes on."""
 
     @registry.session("fragile")
@@ -164,7 +168,9 @@ async def test_shielded_goodbye_is_still_sent(registry: oread.Registry, serve_me
     assert await client.receive_all() == b"goodbye"
 
 
-async def test_session_taken_back_between_accept_and_start_closes(registry: oread.Registry, serve_memory: Any) -> None:
+async def test_session_taken_back_between_accept_and_start_closes(
+    registry: oread.Registry, serve_memory: Any
+) -> None:
     """A connection whose session is gone is closed, not served by something else."""
     async with serve_memory("tcp://:0/session") as memory:
         registry.off("session")

@@ -89,7 +89,7 @@ async def test_unix_socket_serves_alike_and_is_removed(registry: oread.Registry,
 
 
 async def test_name_of_several_addresses_is_bound_on_one_port(registry: oread.Registry) -> None:
-    """localhost serves IPv4 and IPv6 where the machine has both."""
+    """Localhost serves IPv4 and IPv6 where the machine has both."""
     found = {info[4][0] for info in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
     async with oread.open_service(registry, "tcp://localhost:0/bytes") as service:
         for host in found:
@@ -120,7 +120,9 @@ async def test_failures_are_logged_within_a_rate(serve_memory: Any, caplog: Any)
     assert caplog.text.count("Traceback") <= 20
 
 
-async def test_replies_owed_are_sent_before_a_failure_closes(registry: oread.Registry, serve_memory: Any) -> None:
+async def test_replies_owed_are_sent_before_a_failure_closes(
+    registry: oread.Registry, serve_memory: Any
+) -> None:
     """Messages before the bad one keep their replies; nothing behind it is served."""
     seen: list[bytes] = []
 
@@ -139,7 +141,8 @@ async def test_replies_owed_are_sent_before_a_failure_closes(registry: oread.Reg
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"x" * 20 + b"\n", "too_large"), (b"ok\n" + b"y" * 30, "too_large"), (b"a\xff\n", "bad_request")]
+    ("data", "reason"),
+    [(b"x" * 20 + b"\n", "too_large"), (b"ok\n" + b"y" * 30, "too_large"), (b"a\xff\n", "bad_request")],
 )
 async def test_refused_input_is_counted_by_reason(
     registry: oread.Registry, serve_memory: Any, data: bytes, reason: str
@@ -157,7 +160,9 @@ async def test_refused_input_is_counted_by_reason(
         assert memory.refused == {reason: 1}
 
 
-async def test_newline_in_a_reply_is_the_handlers_failure(registry: oread.Registry, serve_memory: Any) -> None:
+async def test_newline_in_a_reply_is_the_handlers_failure(
+    registry: oread.Registry, serve_memory: Any
+) -> None:
     """On framing=lines such a reply would be two."""
     registry.on("two", lambda data: b"a\nb")
     async with serve_memory("tcp://:0/two?framing=lines") as memory:
@@ -329,7 +334,9 @@ async def test_staged_close_delivers_replies_in_flight(registry: oread.Registry,
         assert len(received) == 200_001
 
 
-async def test_lingering_ends_with_its_limits(registry: oread.Registry, serve_memory: Any, autojump_clock: MockClock) -> None:
+async def test_lingering_ends_with_its_limits(
+    registry: oread.Registry, serve_memory: Any, autojump_clock: MockClock
+) -> None:
     """A peer that neither ends nor stops sending is closed by time, or by bytes."""
     registry.on("refuse", lambda data: 1 / 0)
     async with serve_memory("tcp://:0/refuse?linger_bytes=100000") as memory:
@@ -363,7 +370,11 @@ async def test_message_tells_where_it_came_from(registry: oread.Registry, serve_
             mine = stream.socket.getsockname()
             assert messages[0].peer.address == mine
             assert messages[0].local == address_of(service)
-            assert (messages[0].event, messages[0].transport, messages[0].captures) == ("orders/7", "tcp", {"order_id": "7"})
+            assert (messages[0].event, messages[0].transport, messages[0].captures) == (
+                "orders/7",
+                "tcp",
+                {"order_id": "7"},
+            )
 
 
 @pytest.mark.parametrize(
@@ -455,11 +466,11 @@ async def test_busy_pipeliner_does_not_starve_others(registry: oread.Registry, s
         sum(range(300))
         return data
 
-    async with serve_one("tcp://127.0.0.1:0/slow?framing=lines") as service:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(exchange, address_of(service), b"p\n" * 60_000)
-            while len(order) < 1000:
-                await trio.lowlevel.checkpoint()
-            assert await exchange(address_of(service), b"other\n") == b"other\n"
-            assert len(order) < 60_000
+    url = "tcp://127.0.0.1:0/slow?framing=lines"
+    async with serve_one(url) as service, trio.open_nursery() as nursery:
+        nursery.start_soon(exchange, address_of(service), b"p\n" * 60_000)
+        while len(order) < 1000:
+            await trio.lowlevel.checkpoint()
+        assert await exchange(address_of(service), b"other\n") == b"other\n"
+        assert len(order) < 60_000
     assert len(order) == 60_001

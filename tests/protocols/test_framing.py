@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def feed(machine: Any, pieces: list[bytes], *, end: bool = True) -> list[bytes]:
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """Cut at these places."""
     bounds = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[low:high] for low, high in zip(bounds, bounds[1:], strict=False) if low < high]
+    return [data[low:high] for low, high in itertools.pairwise(bounds) if low < high]
 
 
 line = st.binary(max_size=40).filter(lambda data: b"\n" not in data and not data.endswith(b"\r"))

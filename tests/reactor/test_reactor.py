@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from oread.reactor import ERROR, READABLE, EpollPoller, Reactor, open_poller
@@ -62,6 +63,7 @@ async def test_callback_may_close_another_of_the_same_batch() -> None:
     with pair() as (first, first_peer), pair() as (second, second_peer):
         calls: list[str] = []
         async with running() as reactor:
+
             def closes(name: str, mine: socket.socket, other: socket.socket) -> None:
                 calls.append(name)
                 mine.recv(10)
@@ -94,7 +96,7 @@ async def test_other_tasks_run_beside_a_saturated_reactor() -> None:
             reactor.add(left.fileno(), on_ready)
             for _ in range(20):
                 await trio.lowlevel.checkpoint()
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             assert count > 0
             before = count
             while count < before + 1000:
@@ -179,8 +181,7 @@ async def test_closing_wakes_whoever_waits() -> None:
 def test_child_of_a_fork_touches_nothing() -> None:
     """The epoll set is shared after a fork; a child's clean-up must not empty it."""
 
-    async def main() -> None:
-        poller = EpollPoller()
+    def fork_and_look(poller: EpollPoller) -> None:
         with pair() as (left, right):
             poller.add(left.fileno(), READABLE)
             child = os.fork()
@@ -191,6 +192,10 @@ def test_child_of_a_fork_touches_nothing() -> None:
             os.waitpid(child, 0)
             right.send(b"x")
             assert poller.poll(0, 1) == [(left.fileno(), READABLE)]
+
+    async def main() -> None:
+        poller = EpollPoller()
+        fork_and_look(poller)
         poller.close()
 
     trio.run(main)

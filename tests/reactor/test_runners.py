@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from oread.dispatch import Failed
@@ -175,7 +176,7 @@ async def test_errors_beside_a_cancel_are_the_jobs() -> None:
         runners.cancel(job)
         await wait_all_tasks_blocked()
         assert isinstance(job.results[0], Failed)
-        after = Job(lambda: trio.sleep(0))
+        after = Job(trio.lowlevel.checkpoint)
         runners.submit(after)
         await wait_all_tasks_blocked()
         assert after.results == [None]
@@ -190,7 +191,7 @@ async def test_error_of_our_own_ends_the_pool_loudly() -> None:
 
     with pytest.RaisesGroup(LookupError, flatten_subgroups=True):
         async with pool() as runners:
-            runners.submit(Broken(lambda: trio.sleep(0)))
+            runners.submit(Broken(trio.lowlevel.checkpoint))
             await trio.sleep_forever()
 
 

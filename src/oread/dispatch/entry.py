@@ -143,7 +143,7 @@ def compile_entry(
 
 
 def _split_methods(event: str, links: Sequence[Link]) -> Mapping[str, Entry]:
-    """Compile one entry per method; `*` is what handlers without methods serve."""
+    """Compile one entry per method; `*` is for all that are not named."""
     methods = {method for link in links for method in link.methods or ()}
     entries = {
         method: compile_entry(

@@ -42,7 +42,7 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Cut a name or pattern such as `orders/{order_id}` or `files/{rest:path}`.
+        """Cut a name or pattern such as `orders/{order_id}` into segments.
 
         Raises:
             RegistrationError: empty, a leading slash, a brace inside a
@@ -142,7 +142,7 @@ class Table(Generic[Value]):
 
 
 def _search(node: _Node[Value], segments: tuple[str, ...], at: int) -> _Node[Value] | None:
-    """Walk literal first, then one segment, then the tail; depth is bounded by the patterns."""
+    """Walk literal first, then one segment, then the tail."""
     if at == len(segments):
         if node.value is not None:
             return node

@@ -99,7 +99,7 @@ class Acceptor:
                 return  # by a handler of a connection just accepted
             if not self._has_room():
                 if turn:
-                    return  # readiness comes again if somebody waits; only for one who does may another give way
+                    return  # another gives way only for one who waits, which the next readiness tells
                 if not self._make_room():
                     self._pause()
                     return

@@ -1,4 +1,4 @@
-"""The mechanics of one accepted stream connection: reading, writing, ending.
+"""The mechanics of one accepted connection: reading, writing, ending.
 
 What the bytes mean is a subclass's business (`streams`, `sessions`, `http`).
 A connection is a source of the reactor and makes no system call that blocks.
@@ -161,7 +161,7 @@ class Connection:
     # where it is connected
 
     def peer(self) -> Peer:
-        """Return the other side; its address is None once the kernel has forgotten it."""
+        """Return the other side; the address is None once it is forgotten."""
         return Peer(_address(self.socket.getpeername), self._owner.endpoint.scheme)
 
     def local(self) -> Address:
@@ -266,7 +266,7 @@ class Connection:
         self.settle()
 
     def mask(self, ready: int) -> None:
-        """Watch for nothing that can't be served now: level-triggered, it would spin."""
+        """Watch for nothing that can't be served now: that would spin."""
         if ready & HANGUP:
             self._owner.reactor.remove(self.fd)
             self.flags |= UNWATCHED | MASKED
@@ -374,7 +374,7 @@ class Connection:
         self.settle()
 
     def drain(self) -> None:
-        """End it when its present exchange has ended; serve what has arrived by now."""
+        """Serve what has arrived by now, end it after its present exchange."""
         if not self.flags & (BUSY | _NO_READ | CLOSED | LINGERING):
             self.read()
         self.flags |= DRAINING

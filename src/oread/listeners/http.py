@@ -117,7 +117,7 @@ class HttpConnection(Connection):
     # input
 
     def on_ready(self, ready: int) -> None:
-        """Read and serve: the usual path, for an open connection with nothing pending."""
+        """Read and serve: the usual path, when open with nothing pending."""
         if ready != READABLE or self.flags:
             Connection.on_ready(self, ready)
             return
@@ -212,7 +212,7 @@ class HttpConnection(Connection):
         return self._encode(head, Failed(error))
 
     def _await_more(self) -> None:
-        """More bytes are needed: note what for and since when, ask for a body if that is wanted."""
+        """Note what more bytes are needed for; ask for a body if expected."""
         state = self._protocol.state
         if state is self._state:
             return
@@ -311,7 +311,7 @@ class HttpConnection(Connection):
     # deadlines
 
     def on_peer_gone(self) -> None:
-        """Give the handler a short while more: a half-closing client still gets its answer."""
+        """Give the handler a short while more, for a half-closing client."""
         self._began = self._owner.reactor.now
         self.rearm()
 
@@ -352,7 +352,7 @@ class HttpConnection(Connection):
 
     @property
     def evictable(self) -> bool:
-        """Whether it waits between two requests, or has long sent nothing, so that it may give way."""
+        """Whether it may give way: it waits between requests, or for long."""
         if self.flags or self._state is not State.IDLE:
             return False
         return bool(self._requests) or self._owner.reactor.now - self._opened >= NEWCOMER_SECONDS
@@ -430,7 +430,7 @@ def response_parts(reply: Any) -> tuple[int, bytes, Sequence[tuple[str, str]], s
 
 
 def failure_parts(error: Exception) -> tuple[int, str, Sequence[tuple[str, str]]]:
-    """Return status, text and fields for a failure; a handler's own words stay inside."""
+    """Return status, text and fields; a handler's own words stay inside."""
     if isinstance(error, NotAllowed):
         return error.status, str(error), (("Allow", ", ".join(error.allowed)),)
     if isinstance(error, (Busy, HandlerCancelled)):

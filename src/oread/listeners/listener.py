@@ -78,7 +78,7 @@ class ConnectionListener:
             acceptor.start()
 
     def begin_drain(self) -> None:
-        """Accept what is queued, then nothing more; end each connection after its exchange."""
+        """Accept what is queued, then end each connection after its exchange."""
         if self.draining:
             return
         for acceptor in self._acceptors:

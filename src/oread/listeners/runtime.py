@@ -1,4 +1,4 @@
-"""What every listener of one service shares, and what each one tells of itself."""
+"""What the listeners of one service share, and tell of themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions: a handler that owns a whole stream connection, as a Trio stream.
+"""Sessions: handlers that own a whole connection, as a Trio stream.
 
 The stream works on the connection's non-blocking socket and waits through the
 service's reactor: nothing is handed over, memory transports work alike, and

@@ -18,7 +18,7 @@ from oread.protocols.framing import FRAMINGS
 
 
 class StreamListener(ConnectionListener):
-    """The open sockets of one `tcp` or `unix` endpoint, with what they accepted.
+    """The open sockets of one `tcp` or `unix` endpoint, and what came in.
 
     Raises:
         RegistrationError: the registry has no handler that this endpoint can

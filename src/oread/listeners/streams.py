@@ -1,4 +1,4 @@
-"""`tcp` and `unix`: where a chunk, a line or a framed piece becomes a message.
+"""`tcp` and `unix`: where a chunk or a framed piece becomes a message.
 
 `RawConnection` is the hot path: one read, one call, one send, in one frame.
 `FramedConnection` pulls messages from a sans-I/O machine and sends the replies
@@ -37,7 +37,7 @@ MESSAGES_PER_LOOK = 16
 
 
 class EventOwner(Owner, Protocol):
-    """The listener of an endpoint with a fixed event, as its connections see it."""
+    """The listener of one fixed event, as its connections see it."""
 
     slot: Slot
     """The event, always with its present entry."""
@@ -145,7 +145,7 @@ class RawConnection(StreamConnection):
     __slots__ = ()
 
     def on_ready(self, ready: int) -> None:  # noqa: C901 (see below)
-        """Read, call, send: the hot path, for an open connection with nothing pending.
+        """Read, call, send: the hot path, when open with nothing pending.
 
         Written out instead of calling `read`, `call`, `settle_reply` and
         `write`: 0.5 µs of 7.

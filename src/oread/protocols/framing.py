@@ -30,7 +30,7 @@ class Framing(Protocol):
         """
 
     def next_message(self) -> bytes | None:
-        """Return the message behind the last one, if it is whole; raises as `receive`."""
+        """Return the message behind the last one; raises as `receive`."""
 
     def receive_eof(self) -> bytes | None:
         """Return what the end of input makes a message.

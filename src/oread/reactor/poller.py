@@ -35,7 +35,7 @@ class Poller(Protocol):
     def remove(self, fd: int) -> None:
         """Forget a descriptor, before it is closed."""
 
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+    def poll(self, timeout: float, most: int, /) -> list[tuple[int, int]]:
         """Return at most `most` ready `(fd, bits)`, without waiting."""
 
     async def wait(self) -> None:

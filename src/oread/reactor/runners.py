@@ -122,7 +122,7 @@ class RunnerPool:
         self._turn_end = 0.0
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Begin to work; the nursery owns the tasks, cancelling it cancels every job."""
+        """Begin to work, with tasks that this nursery owns and can cancel."""
         self._nursery = nursery
         if self._queue:
             self._rouse()
@@ -176,7 +176,7 @@ class RunnerPool:
             self._count -= 1
 
     async def _live(self, runner: Runner) -> bool:
-        """Work until parked too long or cancelled; False when the runner is to end."""
+        """Work until cancelled or superfluous; False when the runner is to end."""
         outcome = await isolate(self._work(runner))
         job, runner.job = runner.job, None
         if job is not None:  # its coroutine left through the scope: cancelled, perhaps with errors beside
@@ -232,7 +232,7 @@ class RunnerPool:
         self._taker = None
 
     def _may_not_take(self, runner: Runner) -> bool:
-        """Whether another runner takes by now, or a late cancel hangs over this one."""
+        """Tell whether another runner takes, or a late cancel hangs over this."""
         return self._taker is not None or runner.scope.cancel_called
 
     def _one_less(self) -> None:

@@ -245,7 +245,7 @@ class Registry:
     # listing
 
     def events(self) -> list[str]:
-        """Return the names and patterns that have a handler, in order of registration."""
+        """Return the names and patterns that have a handler, oldest first."""
         return list(self._events)
 
     def handlers(self, event: str | None = None) -> list[HandlerInfo]:

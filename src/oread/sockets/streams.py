@@ -107,7 +107,7 @@ def _listen_unix(endpoint: Endpoint) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on; anything else is left for bind to refuse."""
+    """Remove a socket that nobody listens on; leave the rest for bind."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return
@@ -124,7 +124,7 @@ def _remove_stale(path: str) -> None:
 
 
 def remove_unix_path(path: str, inode: int) -> None:
-    """Remove the path of a Unix socket that we bound, unless it is another's by now."""
+    """Remove the path of our Unix socket, unless it is another's by now."""
     with contextlib.suppress(FileNotFoundError):
         if os.lstat(path).st_ino == inode:
             os.unlink(path)
