@@ -25,7 +25,7 @@ import trio
 
 from oread.endpoints import Endpoint
 from oread.listeners.datagrams import DatagramListener
-from oread.listeners.http import HttpListener
+from oread.listeners.http_listener import HttpListener
 from oread.listeners.runtime import EndpointStatistics, Failures, Listener, Runtime
 from oread.listeners.stream_listener import StreamListener
 from oread.reactor import Poller, Reactor, RunnerPool, open_poller

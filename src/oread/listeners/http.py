@@ -12,16 +12,12 @@ rate, idle between requests; the age of a connection ends it after an answer.
 from __future__ import annotations
 
 import math
-import time
-from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
 
-from oread.dispatch import Entry, Failed, encode_payload
-from oread.endpoints import Endpoint
-from oread.errors import Busy, HandlerCancelled, MessageError, NotAllowed, NotFound
+from oread.dispatch import Entry, Failed
+from oread.errors import HandlerCancelled, MessageError
 from oread.limits import HttpLimits
-from oread.listeners.acceptor import ListeningSocket
 from oread.listeners.connection import (
     BUSY,
     CLOSED,
@@ -35,25 +31,35 @@ from oread.listeners.connection import (
     PENDING,
     READ_BYTES,
     Connection,
+    Owner,
     Socket,
 )
-from oread.listeners.listener import ConnectionListener
-from oread.listeners.runtime import Runtime
-from oread.messages import HttpRequest, HttpResponse, Reply
+from oread.listeners.http_replies import failure_parts, response_parts
+from oread.messages import HttpRequest
 from oread.protocols.http1 import END, Event, HttpServerProtocol, State
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import Refusal
-from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response, http_date
+from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response
 from oread.reactor import READABLE
 
 BODY_GRACE_SECONDS = 5.0
 """How long a body may be slower than `body_rate_bytes`."""
 NEWCOMER_SECONDS = 1.0
 """How long a connection that has not been read yet is safe from giving way to a newer one."""
-INDEX = "index"
-"""The event of the path `/`."""
-BYTES_TYPE = "application/octet-stream"
-TEXT_TYPE = "text/plain; charset=utf-8"
+
+
+class HttpOwner(Owner, Protocol):
+    """The listener of an `http` endpoint, as its connections see it."""
+
+    @property
+    def limits(self) -> HttpLimits:
+        """The bounds of the endpoint."""
+
+    def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
+        """Return the entry of a request and what its path captured; raises MessageError."""
+
+    def date(self) -> bytes:
+        """Return the value of the Date field."""
 
 
 class HttpConnection(Connection):
@@ -72,9 +78,9 @@ class HttpConnection(Connection):
     )
 
     watches_peer = True
-    _owner: HttpListener
+    _owner: HttpOwner
 
-    def __init__(self, owner: HttpListener, sock: Socket) -> None:
+    def __init__(self, owner: HttpOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
         self._protocol = HttpServerProtocol(owner.limits)
         self._opened = self._began = self.received
@@ -356,87 +362,3 @@ class HttpConnection(Connection):
         if self.flags or self._state is not State.IDLE:
             return False
         return bool(self._requests) or self._owner.reactor.now - self._opened >= NEWCOMER_SECONDS
-
-
-class HttpListener(ConnectionListener):
-    """The open sockets of one `http` endpoint, with what they accepted."""
-
-    limits: HttpLimits
-
-    def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: Sequence[ListeningSocket]) -> None:
-        super().__init__(runtime, endpoint, sockets)
-        self._date = b""
-        self._date_ends = -math.inf
-        self._eldest: deque[tuple[float, HttpConnection]] = deque()
-
-    def make_connection(self, sock: Socket) -> Connection:
-        """Make an HTTP connection."""
-        return HttpConnection(self, sock)
-
-    def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
-        """Return the entry of a request and what its path captured.
-
-        Raises:
-            NotFound, NotAllowed, BadRequest: no handler serves it.
-        """
-        found = self.runtime.registry.find(head.path[1:] or INDEX)
-        if found is None:
-            raise NotFound(f"nothing is served at {head.path}")
-        entry, captures = found
-        return entry.entry_for_method(head.method), captures
-
-    def date(self) -> bytes:
-        """Return the Date field's value, made once a second."""
-        if self.reactor.now >= self._date_ends:
-            now = time.time()
-            self._date = http_date(now)
-            self._date_ends = self.reactor.now + 1.0 - now % 1.0
-        return self._date
-
-    def make_room(self) -> bool:
-        """Close the connection that is idle for longest; False when none is idle.
-
-        The order is looked up for many at once: one scan per accept would make
-        a full table expensive exactly when it is under attack.
-        """
-        for _ in range(2):
-            while self._eldest:
-                received, connection = self._eldest.popleft()
-                if connection.evictable and connection.received == received:
-                    self.count("evicted")
-                    connection.close()
-                    return True
-            idle = [item for item in self.connections if isinstance(item, HttpConnection) and item.evictable]
-            self._eldest.extend(sorted(((item.received, item) for item in idle), key=lambda pair: pair[0]))
-        return False
-
-
-def response_parts(reply: Any) -> tuple[int, bytes, Sequence[tuple[str, str]], str | None]:
-    """Return status, body, fields and content type of what a handler returned.
-
-    Raises:
-        HandlerError: it is nothing that can be sent.
-    """
-    if type(reply) is bytes:
-        return 200, reply, (), BYTES_TYPE
-    if reply is None:
-        return 204, b"", (), None
-    if isinstance(reply, HttpResponse):
-        return reply.status, reply.body, reply.headers, None
-    if isinstance(reply, Reply):
-        return 200, reply.data, (), reply.content_type or BYTES_TYPE
-    body = bytes(encode_payload(reply) or b"")
-    return 200, body, (), TEXT_TYPE if isinstance(reply, str) else BYTES_TYPE
-
-
-def failure_parts(error: Exception) -> tuple[int, str, Sequence[tuple[str, str]]]:
-    """Return status, text and fields; a handler's own words stay inside."""
-    if isinstance(error, NotAllowed):
-        return error.status, str(error), (("Allow", ", ".join(error.allowed)),)
-    if isinstance(error, (Busy, HandlerCancelled)):
-        seconds = error.retry_seconds if isinstance(error, Busy) else 1
-        return error.status, str(error), (("Retry-After", str(seconds)),)
-    if isinstance(error, MessageError) and error.status < 500:
-        return error.status, str(error), ()
-    status = error.status if isinstance(error, MessageError) else 500
-    return status, "the handler failed", ()

@@ -44,11 +44,13 @@ class Job(Protocol):
 class Runner:
     """One task of the pool."""
 
-    __slots__ = ("job", "scope", "suspended", "task")
+    __slots__ = ("job", "roused", "scope", "suspended", "task")
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.job: Job | None = None
+        self.roused = False
+        """Whether it was woken for the queue and counts as awake."""
         self.suspended = False
         """Whether the present job has suspended, and the queue been handed over."""
         self.task: trio.lowlevel.Task | None = None
@@ -99,8 +101,10 @@ def _drive(
 class RunnerPool:
     """The runners of one service.
 
-    At most one runner at a time *takes* from the queue; the others wait in
-    their handlers or are parked.
+    One runner is roused for a queue, and works it off alone while handlers do
+    not suspend. When one does, the next is roused; when the one before did so
+    too, one for each job that waits, or every job would cost a pass of Trio's
+    scheduler of its own.
 
     Args:
         context: what each handler's context is copied from.
@@ -115,7 +119,10 @@ class RunnerPool:
         self._queue: deque[Job] = deque()
         self._parked: list[Runner] = []
         self._count = 0
-        self._taker: Runner | None = None
+        self._awake = 0
+        """Runners that take from the queue, or were roused to."""
+        self._often = False
+        """Whether the last job suspended."""
         self._closed = False
         self._working = 0
         self._idle = trio.Event()
@@ -132,7 +139,8 @@ class RunnerPool:
         if self._closed:
             return
         self._queue.append(job)
-        if self._taker is None:
+        if not self._awake:
+            self._turn_end = perf_counter() + TURN_SECONDS
             self._rouse()
 
     def cancel(self, job: Job) -> None:
@@ -151,8 +159,8 @@ class RunnerPool:
         self._closed = True
         self._queue.clear()
 
-    def _rouse(self) -> None:
-        """Make one runner the taker, if there is one to be had."""
+    def _rouse(self) -> bool:
+        """Have one more runner take from the queue; False when there is none to be had."""
         if self._parked:
             runner = self._parked.pop()
             task, runner.task = runner.task, None
@@ -163,9 +171,10 @@ class RunnerPool:
             runner = Runner()
             self._nursery.start_soon(self._run, runner)
         else:
-            return  # whichever runner ends its job first becomes the taker
-        self._taker = runner
-        self._turn_end = perf_counter() + TURN_SECONDS
+            return False  # whichever runner ends its job first takes
+        runner.roused = True
+        self._awake += 1
+        return True
 
     @trio.lowlevel.enable_ki_protection
     async def _run(self, runner: Runner) -> None:
@@ -191,8 +200,7 @@ class RunnerPool:
     async def _work(self, runner: Runner) -> bool:
         with trio.CancelScope() as runner.scope:
             while True:
-                if self._taker is None or self._taker is runner:
-                    await self._take(runner)
+                await self._take(runner)
                 if runner.scope.cancel_called:
                     return True  # a cancel that came too late for its job must not hit the next one
                 if len(self._parked) >= IDLE_RUNNERS:
@@ -201,16 +209,19 @@ class RunnerPool:
         return True
 
     async def _take(self, runner: Runner) -> None:
-        """Work off the queue, until it is empty or another runner has taken over."""
-        self._taker = runner
+        """Work off the queue until it is empty, or a late cancel hangs over this runner."""
+        if not runner.roused:
+            self._awake += 1
+        runner.roused = False
         queue, copy_context = self._queue, self._context.copy
 
         def hand_over() -> None:
             runner.suspended = True
             self._working += 1  # what does not suspend is never seen working by another task
-            self._taker = None
-            if queue:
-                self._rouse()
+            self._awake -= 1
+            wanted, self._often = (len(queue) if self._often else min(len(queue), 1)), True
+            while self._awake < wanted and self._rouse():
+                pass
 
         while queue:
             job = queue.popleft()
@@ -223,17 +234,15 @@ class RunnerPool:
             job.finish(result)
             if runner.suspended:
                 self._one_less()
-                if self._may_not_take(runner):
+                if runner.scope.cancel_called:
                     return
-                self._taker = runner
-            elif perf_counter() >= self._turn_end:
+                self._awake += 1
+                continue
+            self._often = False
+            if perf_counter() >= self._turn_end:
                 await trio.lowlevel.checkpoint()
                 self._turn_end = perf_counter() + TURN_SECONDS
-        self._taker = None
-
-    def _may_not_take(self, runner: Runner) -> bool:
-        """Tell whether another runner takes, or a late cancel hangs over this."""
-        return self._taker is not None or runner.scope.cancel_called
+        self._awake -= 1
 
     def _one_less(self) -> None:
         self._working -= 1

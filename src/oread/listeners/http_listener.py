@@ -1,0 +1,76 @@
+"""The listener of an `http` endpoint: handlers by path, room at the cap."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from oread.dispatch import Entry
+from oread.endpoints import Endpoint
+from oread.errors import NotFound
+from oread.limits import HttpLimits
+from oread.listeners.acceptor import ListeningSocket
+from oread.listeners.connection import Connection, Socket
+from oread.listeners.http import HttpConnection
+from oread.listeners.listener import ConnectionListener
+from oread.listeners.runtime import Runtime
+from oread.protocols.http1_head import RequestHead
+from oread.protocols.http1_reply import http_date
+
+INDEX = "index"
+"""The event of the path `/`."""
+
+
+class HttpListener(ConnectionListener):
+    """The open sockets of one `http` endpoint, with what they accepted."""
+
+    limits: HttpLimits
+
+    def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: Sequence[ListeningSocket]) -> None:
+        super().__init__(runtime, endpoint, sockets)
+        self._date = b""
+        self._date_ends = -math.inf
+        self._eldest: deque[tuple[float, HttpConnection]] = deque()
+
+    def make_connection(self, sock: Socket) -> Connection:
+        """Make an HTTP connection."""
+        return HttpConnection(self, sock)
+
+    def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
+        """Return the entry of a request and what its path captured.
+
+        Raises:
+            NotFound, NotAllowed, BadRequest: no handler serves it.
+        """
+        found = self.runtime.registry.find(head.path[1:] or INDEX)
+        if found is None:
+            raise NotFound(f"nothing is served at {head.path}")
+        entry, captures = found
+        return entry.entry_for_method(head.method), captures
+
+    def date(self) -> bytes:
+        """Return the Date field's value, made once a second."""
+        if self.reactor.now >= self._date_ends:
+            now = time.time()
+            self._date = http_date(now)
+            self._date_ends = self.reactor.now + 1.0 - now % 1.0
+        return self._date
+
+    def make_room(self) -> bool:
+        """Close the connection that is idle for longest; False when none is idle.
+
+        The order is looked up for many at once: one scan per accept would make
+        a full table expensive exactly when it is under attack.
+        """
+        for _ in range(2):
+            while self._eldest:
+                received, connection = self._eldest.popleft()
+                if connection.evictable and connection.received == received:
+                    self.count("evicted")
+                    connection.close()
+                    return True
+            idle = [item for item in self.connections if isinstance(item, HttpConnection) and item.evictable]
+            self._eldest.extend(sorted(((item.received, item) for item in idle), key=lambda pair: pair[0]))
+        return False
