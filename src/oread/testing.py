@@ -253,6 +253,8 @@ class MemoryNetwork:
         self._sockets: dict[int, MemorySocket | MemoryListeningSocket] = {}
         self._interest: dict[int, int] = {}
         self._changed = trio.Event()
+        self._woken = False
+        self.waker = -1
 
     # for tests
 
@@ -323,8 +325,14 @@ class MemoryNetwork:
     async def wait(self) -> None:
         """Wait until a socket is ready."""
         await trio.lowlevel.checkpoint()
-        while not self.poll(0, 1):
+        while not self._woken and not self.poll(0, 1):
             await self.wait_change()
+        self._woken = False
+
+    def wake(self) -> None:
+        """End a wait."""
+        self._woken = True
+        self.notify()
 
     def close(self) -> None:
         """Do nothing: there is no descriptor."""

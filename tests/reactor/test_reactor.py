@@ -199,3 +199,15 @@ def test_child_of_a_fork_touches_nothing() -> None:
         poller.close()
 
     trio.run(main)
+
+
+async def test_wake_ends_a_wait_once() -> None:
+    """A wake makes the poller ready one time; the descriptor it reports means nothing."""
+    poller = open_poller()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poller.wait)
+        await wait_all_tasks_blocked()
+        poller.wake()
+    assert poller.poll(0, 8) == [(poller.waker, READABLE)]
+    assert poller.poll(0, 8) == []
+    poller.close()

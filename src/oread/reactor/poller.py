@@ -26,6 +26,9 @@ READ_HANGUP = 0x2000
 class Poller(Protocol):
     """Readiness of registered descriptors."""
 
+    waker: int
+    """A descriptor that `poll` may report after `wake`, to be ignored."""
+
     def add(self, fd: int, interest: int) -> None:
         """Register a descriptor; ERROR and HANGUP are always reported."""
 
@@ -39,7 +42,10 @@ class Poller(Protocol):
         """Return at most `most` ready `(fd, bits)`, without waiting."""
 
     async def wait(self) -> None:
-        """Wait until something may be ready."""
+        """Wait until something may be ready, or `wake` is called."""
+
+    def wake(self) -> None:
+        """End a `wait` that is under way; not to be called without one."""
 
     def close(self) -> None:
         """Give the descriptor back; whoever waits is woken with an error."""
@@ -56,6 +62,8 @@ class EpollPoller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._pid = os.getpid()
+        self.waker = os.eventfd(1, os.EFD_CLOEXEC)  # always readable, watched only to be woken
+        self._epoll.register(self.waker, 0)
         self.poll = self._epoll.poll
         """Bound at once: one attribute less per batch."""
 
@@ -78,12 +86,17 @@ class EpollPoller:
         """Wait until the epoll descriptor is readable."""
         await trio.lowlevel.wait_readable(self._epoll.fileno())
 
+    def wake(self) -> None:
+        """Make the epoll descriptor readable once."""
+        self._epoll.modify(self.waker, READABLE | select.EPOLLONESHOT)
+
     def close(self) -> None:
         """Close it, after telling Trio."""
         if not self._epoll.closed:
             if os.getpid() == self._pid:
                 trio.lowlevel.notify_closing(self._epoll.fileno())
             self._epoll.close()
+            os.close(self.waker)
 
 
 if sys.platform != "linux":
@@ -98,6 +111,8 @@ if sys.platform != "linux":
 
         def __init__(self) -> None:
             self._kqueue = select.kqueue()
+            self.waker, end = os.pipe()
+            os.close(end)  # at its end, so always readable
             self._interest: dict[int, int] = {}
 
         def add(self, fd: int, interest: int) -> None:
@@ -133,11 +148,17 @@ if sys.platform != "linux":
             """Wait until the kqueue descriptor is readable."""
             await trio.lowlevel.wait_readable(self._kqueue.fileno())
 
+        def wake(self) -> None:
+            """Make the kqueue descriptor readable once."""
+            flags = select.KQ_EV_ADD | select.KQ_EV_ONESHOT
+            self._kqueue.control([select.kevent(self.waker, select.KQ_FILTER_READ, flags)], 0)
+
         def close(self) -> None:
             """Close it, after telling Trio."""
             if not self._kqueue.closed:
                 trio.lowlevel.notify_closing(self._kqueue.fileno())
                 self._kqueue.close()
+                os.close(self.waker)
 
 
 def open_poller() -> Poller:

@@ -30,6 +30,44 @@ MOST_EVENTS = 64
 """Events asked for at once; fewer when one callback costs more than a 64th of a turn."""
 
 
+SPIN_SECONDS = 0.00005
+"""How long an idle reactor polls on before it waits: a round trip on one machine takes about this."""
+MOST_SKIPPED = 255
+
+
+class _Spin:
+    """Whether to poll again before waiting, learnt from whether that has paid.
+
+    Waiting costs two epolls and a task switch, 30 µs of CPU; with a peer that
+    answers within a few µs polling on is cheaper and faster. Each time it has
+    not paid, it is left out for twice as many turns.
+    """
+
+    __slots__ = ("_failed", "_skip", "_until")
+
+    def __init__(self) -> None:
+        self._failed = 0
+        self._skip = 0
+        self._until = 0.0
+
+    def goes_on(self, events: int, now: float) -> bool:
+        """Tell whether to poll on, after a poll that gave so few events."""
+        if events:
+            if self._until:
+                self._failed = 0
+            elif self._skip:
+                self._skip -= 1
+                return False
+            self._until = now + SPIN_SECONDS
+            return True
+        if now < self._until:
+            return True
+        if self._until:
+            self._until = 0.0
+            self._failed = self._skip = min(2 * self._failed + 1, MOST_SKIPPED)
+        return False
+
+
 class Closeable(Protocol):
     """A socket as far as the reactor is concerned."""
 
@@ -54,13 +92,14 @@ class Reactor:
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._callbacks: dict[int, Callable[[int], None]] = {poller.waker: _ignore}
         self._removed: list[int] = []
         self._closing: list[Closeable] = []
         self._deferred: deque[Callable[[], None]] = deque()
         self._serving = False
         self._turn_end = 0.0
-        self._wake: trio.CancelScope | None = None
+        self._waiting = False
+        self._spin = _Spin()
         self.deadlines = Deadlines()
         self.now = trio.current_time()
         """Trio's time at the beginning of this turn."""
@@ -104,8 +143,9 @@ class Reactor:
     def defer(self, callback: Callable[[], None]) -> None:
         """Call it in the next pass, behind the other ready sockets."""
         self._deferred.append(callback)
-        if self._wake is not None:
-            self._wake.cancel()
+        if self._waiting:
+            self._waiting = False
+            self._poller.wake()
 
     def turn_is_over(self) -> bool:
         """Tell whether this turn has used up its time."""
@@ -142,9 +182,9 @@ class Reactor:
         if self._deferred:
             await trio.lowlevel.checkpoint()
             return
-        with trio.CancelScope() as self._wake:
-            await self._poller.wait()
-        self._wake = None
+        self._waiting = True
+        await self._poller.wait()
+        self._waiting = False
 
     async def _serve_ready(self) -> None:
         """Poll and serve until nothing is ready, yielding after each turn."""
@@ -160,8 +200,8 @@ class Reactor:
                 count = len(events) or 1
                 most = max(1, min(MOST_EVENTS, int(TURN_SECONDS * count / (ended - begun))))
                 self._turn_end = perf_counter() + TURN_SECONDS
-            elif len(events) < 2 and not self._deferred:
-                return  # polling again costs a system call and pays only under load
+            elif len(events) < 2 and not self._deferred and not self._spin.goes_on(len(events), ended):
+                return
 
     def _serve(self, events: list[tuple[int, int]]) -> None:
         callbacks = self._callbacks
