@@ -166,10 +166,13 @@ def _compile_sync(event: str, links: Sequence[Link]) -> Call:
         return _compile_sync_chain(event, links)
     link = links[0]
     plan = link.plan
-    payload_only = plan.positional and list(plan.roles.values()) == ["payload"]
-    if payload_only and plan.payload in ("bytes", "memoryview"):
-        return _compile_direct(link)
-    return _compile_one(link)
+    return _compile_direct(link) if _takes_payload_only(plan) else _compile_one(link)
+
+
+def _takes_payload_only(plan: Plan) -> bool:
+    """Tell whether the handler can be called with what arrived as it is."""
+    only = plan.positional and list(plan.roles.values()) == ["payload"]
+    return bool(only) and plan.payload in ("bytes", "memoryview")
 
 
 def _compile_missing(event: str) -> Call:
@@ -221,18 +224,35 @@ def _compile_sync_chain(event: str, links: Sequence[Link]) -> Call:
     return call
 
 
+def _compile_async_direct(link: Link) -> Start:
+    """One async handler of the payload alone."""
+    handler, name = link.handler, link.name
+
+    async def start(_origin: Origin, data: Any) -> Any:
+        try:
+            return await handler(data)
+        except Exception as error:
+            return Failed(error, name)
+
+    return start
+
+
+def _compile_async_one(link: Link) -> Start:
+    invoke, name = _compile_invoke(link), link.name
+
+    async def start(origin: Origin, data: Any) -> Any:
+        try:
+            return await invoke(origin, data)
+        except Exception as error:
+            return Failed(error, name)
+
+    return start
+
+
 def _compile_async(event: str, links: Sequence[Link]) -> Start:
     if len(links) == 1 and links[0].take is None:
-        invoke, name = _compile_invoke(links[0]), links[0].name
-
-        async def start(origin: Origin, data: Any) -> Any:
-            try:
-                return await invoke(origin, data)
-            except Exception as error:
-                return Failed(error, name)
-
-        return start
-
+        link = links[0]
+        return _compile_async_direct(link) if _takes_payload_only(link.plan) else _compile_async_one(link)
     steps = [(link.take, _compile_invoke(link), link.name, link.plan.is_async) for link in links]
 
     async def start_chain(origin: Origin, data: Any) -> Any:

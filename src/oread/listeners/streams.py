@@ -8,6 +8,7 @@ nothing behind its message is looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -95,15 +96,17 @@ class StreamConnection(Connection):
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""
         self.job = None
-        self.flags &= ~(BUSY | MASKED | PEER_GONE)
-        if self.flags & CLOSED:
+        before = self.flags
+        self.flags = before & ~(BUSY | MASKED | PEER_GONE)
+        if before & CLOSED:
             if isinstance(result, Failed):
                 self.report(result)
             return
         self.answer(result)
         if not self.flags & (CLOSED | CLOSING):
             self.on_writable()
-            self.settle()
+        if self.flags or before != BUSY or self._owner.limits.idle_seconds != math.inf:
+            self.settle()  # left out when nothing happened meanwhile: 0.4 µs
 
     def settle_reply(self, reply: Any) -> bytes | memoryview | None:
         """Return the bytes to send; None for no reply, and after a failure.
@@ -194,6 +197,14 @@ class RawConnection(StreamConnection):
             return
         if sent != len(reply):
             self.keep(memoryview(reply)[sent:])
+
+    def answer(self, result: Any) -> None:
+        """Send the reply; close after a failure."""
+        if type(result) is bytes:
+            self._owner.replies += 1
+            self.write(result)
+        else:
+            super().answer(result)
 
     def on_data(self, data: bytes) -> None:
         """Serve one chunk, off the hot path: something is pending or draining."""

@@ -44,11 +44,13 @@ class Job(Protocol):
 class Runner:
     """One task of the pool."""
 
-    __slots__ = ("job", "roused", "scope", "suspended", "task")
+    __slots__ = ("cancelled", "job", "roused", "scope", "suspended", "task")
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.job: Job | None = None
+        self.cancelled = False
+        """Whether its scope was cancelled (`scope.cancel_called` reads the clock: 0.5 µs)."""
         self.roused = False
         """Whether it was woken for the queue and counts as awake."""
         self.suspended = False
@@ -146,6 +148,7 @@ class RunnerPool:
     def cancel(self, job: Job) -> None:
         """Cancel a running job; one still queued must answer None from `begin`."""
         if job.runner is not None:
+            job.runner.cancelled = True
             job.runner.scope.cancel()
 
     async def wait_idle(self) -> None:
@@ -198,10 +201,11 @@ class RunnerPool:
         return bool(outcome)
 
     async def _work(self, runner: Runner) -> bool:
+        runner.cancelled = False
         with trio.CancelScope() as runner.scope:
             while True:
                 await self._take(runner)
-                if runner.scope.cancel_called:
+                if runner.cancelled:
                     return True  # a cancel that came too late for its job must not hit the next one
                 if len(self._parked) >= IDLE_RUNNERS:
                     return False
@@ -234,7 +238,7 @@ class RunnerPool:
             job.finish(result)
             if runner.suspended:
                 self._one_less()
-                if runner.scope.cancel_called:
+                if runner.cancelled:
                     return
                 self._awake += 1
                 continue
