@@ -167,7 +167,7 @@ HTTP = (
     _python("hypercorn-trio", "http_hypercorn", "hypercorn", "trio", probe="http"),
 )
 # By default the longest idle of 1,000 connections gives way; nginx's cap is raised in its settings too.
-HTTP_IDLE = (oread("oread", "http://127.0.0.1:{port}?connections=10000", app=True, probe="http"), *HTTP[1:])
+HTTP_IDLE = (oread("oread", "http://127.0.0.1:{port}", app=True, probe="http"), *HTTP[1:])
 LADDER = (
     _c("0 C epoll", "echo_tcp"),
     _python("1 bare reactor", "tcp_bare", "trio"),

@@ -59,7 +59,7 @@ class StreamLimits:
 class HttpLimits(StreamLimits):
     """Bounds of one `http` endpoint."""
 
-    connections: int = _count(1_000, 1, 10_000_000)
+    connections: int = _count(10_000, 1, 10_000_000)
     """At the cap the connection idle for longest gives way; when none is idle, accepting pauses."""
     method_bytes: int = _count(24, 3, 1_024)
     target_bytes: int = _count(8_192, 1, 1 << 20)

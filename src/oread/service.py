@@ -31,7 +31,7 @@ from oread.listeners.stream_listener import StreamListener
 from oread.reactor import Poller, Reactor, RunnerPool, open_poller
 from oread.registry import Registry
 from oread.sockets.datagrams import DatagramSocket, adopt_datagram_socket, open_datagram_sockets
-from oread.sockets.streams import open_stream_sockets
+from oread.sockets.streams import descriptor_room, open_stream_sockets
 
 DRAIN_SECONDS = 30.0
 """How long `drain` waits by default (as Kubernetes does between SIGTERM and SIGKILL)."""
@@ -168,6 +168,7 @@ async def open_service(
         registry=registry,
         context=context,
         failures=Failures(reactor),
+        room=descriptor_room(),
     )
     body_error: BaseException | None = None
     with contextlib.ExitStack() as stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import oread
@@ -56,3 +57,24 @@ async def test_connection_that_gives_up_in_the_queue_is_skipped(registry: oread.
         await client.send_all(b"x")
         assert await client.receive_some() == b"x"
         assert service.statistics().endpoints[0].refused == {"accept_failed": 1}
+
+
+async def test_descriptors_are_shared_by_all_endpoints(
+    registry: oread.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they hold no more than the process may; who closes on one makes room on another."""
+    monkeypatch.setattr("oread.service.descriptor_room", lambda: 1)
+    network = MemoryNetwork()
+    one, two = network.listen(), network.listen()
+    async with oread.open_service(
+        registry, oread.Bound(one, "tcp://:0/bytes"), oread.Bound(two, "tcp://:0/bytes"), poller=network
+    ) as service:
+        first = network.connect(one)
+        await first.send_all(b"x")
+        assert await first.receive_some() == b"x"
+        second = network.connect(two)
+        await second.send_all(b"y")
+        await wait_all_tasks_blocked()
+        assert [item.open for item in service.statistics().endpoints] == [1, 0]
+        await first.send_eof()
+        assert await second.receive_some() == b"y"

@@ -64,7 +64,9 @@ class ConnectionListener:
 
     def has_room(self) -> bool:
         """Tell whether one more connection may be accepted."""
-        return len(self.connections) < self.limits.connections
+        return (
+            len(self.connections) < self.limits.connections and self.runtime.connections < self.runtime.room
+        )
 
     def make_room(self) -> bool:
         """Have another connection give way to one that waits; False when none can."""
@@ -74,6 +76,7 @@ class ConnectionListener:
 
     def start(self) -> None:
         """Begin to accept."""
+        self.runtime.waiting.add(self._resume)
         for acceptor in self._acceptors:
             acceptor.start()
 
@@ -133,19 +136,25 @@ class ConnectionListener:
     def forget(self, connection: Connection) -> None:
         """Take a closed connection out; there is room for another."""
         self.connections.discard(connection)
+        self.runtime.connections -= 1
         if self.draining:
             self._look_whether_drained()
-        else:
-            for acceptor in self._acceptors:
-                acceptor.resume()
+        for resume in self.runtime.waiting:
+            resume()
+
+    def _resume(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.resume()
 
     def _accept(self, sock: Socket) -> None:
         self.accepted += 1
+        self.runtime.connections += 1
         connection = self.make_connection(sock)
         self.connections.add(connection)
         connection.open()
 
     def _stop_accepting(self) -> None:
+        self.runtime.waiting.discard(self._resume)
         for acceptor in self._acceptors:
             acceptor.close()
         if self._unix_inode is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextvars
 import logging
 import random
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -82,6 +83,12 @@ class Runtime:
     context: contextvars.Context
     """Captured where the service was opened; each call of a handler runs in a copy."""
     failures: Failures
+    room: int = sys.maxsize
+    """Connections that all listeners may hold together (RLIMIT_NOFILE less a reserve)."""
+    connections: int = 0
+    """Connections that they hold now."""
+    waiting: set[Callable[[], None]] = attrs.field(factory=set)
+    """To be called when one has closed: there is room again."""
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import socket
 import stat
 import struct
@@ -25,8 +26,16 @@ from oread.limits import DatagramLimits
 KEEPALIVE_SECONDS = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}
 """A peer that vanished is noticed after about four minutes, even with no idle deadline."""
 UNIX_MODE = 0o600
+RESERVED_DESCRIPTORS = 64
+"""Left for everything that is no connection: listening sockets, files, the loop's own."""
 PORT_TRIES = 16
 """How often a port 0 is tried again when it is free on one address but not on the next."""
+
+
+def descriptor_room() -> int:
+    """Return how many connections this process may hold by RLIMIT_NOFILE."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(1, soft - RESERVED_DESCRIPTORS)
 
 
 def open_stream_sockets(endpoint: Endpoint) -> list[socket.socket]:
