@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from oread.dispatch import Entry, Failed, encode_payload
-from oread.errors import MessageError
+from oread.errors import HandlerError, MessageError
 from oread.listeners.connection import (
     BUSY,
     CLOSED,
@@ -125,9 +125,13 @@ class StreamConnection(Connection):
             else:
                 self._owner.replies += 1
                 return framed
-        self.report(reply)
-        self.flags |= CLOSING
+        self.fail(reply)
         return None
+
+    def fail(self, failed: Failed) -> None:
+        """Report what failed; the connection ends once the replies owed are sent."""
+        self.report(failed)
+        self.flags |= CLOSING
 
     def answer(self, result: Any) -> None:
         """Send the reply; close after a failure."""
@@ -245,35 +249,45 @@ class FramedConnection(StreamConnection):
 
     def _pull(self, first: Callable[[], bytes | None]) -> None:
         """Serve from the first message on, until one is incomplete or must wait."""
-        replies: list[bytes | memoryview] = []
+        replies: list[bytes] = []
         try:
             self._serve(first(), replies)
+        except HandlerError as error:  # a reply that can't be framed
+            self.fail(Failed(error))
         except MessageError as error:
             self._owner.count(error.reason)
             self.flags |= CLOSING
         if replies:
+            self._owner.replies += len(replies)
             self.write(b"".join(replies))
         if self.flags & CLOSING:
             self.settle()
 
-    def _serve(self, message: bytes | None, replies: list[bytes | memoryview]) -> None:
-        owner, next_message = self._owner, self._framing.next_message
+    def _serve(self, message: bytes | None, replies: list[bytes]) -> None:
+        """Call the handlers of each message; what they return is framed into `replies`.
+
+        Written out instead of calling `call` and `settle_reply`: 0.4 µs of 1.3.
+        """
+        owner, next_message, encode = self._owner, self._framing.next_message, self._framing.encode
+        slot, copy_context = owner.slot, owner.copy_context
         count = size = 0
         while message is not None:
             owner.messages += 1
             count += 1
-            entry = owner.slot.entry
+            entry = slot.entry
             call = entry.call
             if call is None:
                 self.submit(entry, message)
                 return
-            reply = self.call(entry, message)
+            reply = copy_context().run(call, self, memoryview(message) if entry.takes_view else message)
             if reply is not None:
-                payload = self.settle_reply(reply)
-                if payload is None:
-                    return
-                replies.append(payload)
-                size += len(payload)
+                if type(reply) is not bytes:
+                    if isinstance(reply, Failed):
+                        self.fail(reply)
+                        return
+                    reply = encode_payload(reply)
+                replies.append(encode(reply))
+                size += len(reply)
             if size >= READ_BYTES:
                 self._defer()  # let `write` see whether the peer takes it
                 return

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from oread.errors import BadRequest, HandlerError, TooLarge
 
+CARRIAGE_RETURN = 13
 PREFIX_BYTES = 4
 """Size of the prefix of `length`: an unsigned 32-bit big-endian number."""
 
@@ -77,32 +78,30 @@ class Lines:
         if not end:
             self._check(len(partial) - 1)  # the last byte may be the CR of the ending
             return None
-        self._data, self._at, self._partial = data, end, None
-        return self._strip(bytes(partial))
+        self._data, self._at, self._partial = bytes(partial), 0, None
+        line = self.next_message()
+        self._data, self._at = data, end
+        return line
 
     def next_message(self) -> bytes | None:
         """Return the line behind the last one."""
         data, at = self._data, self._at
-        end = data.find(b"\n", at) + 1
-        if not end:
+        end = data.find(b"\n", at)
+        if end < 0:
             if at < len(data):
                 self._partial = bytearray(data[at:] if at else data)
                 self._check(len(self._partial) - 1)
             self._data, self._at = b"", 0
             return None
-        self._at = end
-        return self._strip(data[at:end])
-
-    def _strip(self, line: bytes) -> bytes:
-        if line[-2:] == b"\r\n":
+        self._at = end + 1
+        if end > at and data[end - 1] == CARRIAGE_RETURN:
+            end -= 1
             self._ending = b"\r\n"
-            line = line[:-2]
         else:
             self._ending = b"\n"
-            line = line[:-1]
-        if len(line) > self._limit:
-            self._check(len(line))
-        return line
+        if end - at > self._limit:
+            self._check(end - at)
+        return data[at:end]
 
     def _check(self, size: int) -> None:
         if size > self._limit:
