@@ -364,6 +364,22 @@ async def test_drain_closes_idle_and_finishes_what_runs(registry: oread.Registry
         assert (reports[0].cancelled, reports[0].closed) == ((), 0)
 
 
+async def test_drain_lets_an_upload_come_to_its_end(serve_memory: Any) -> None:
+    """A request whose head or body is still coming is in flight, not idle."""
+    async with serve_memory("http://:0") as memory, trio.open_nursery() as nursery:
+        client = memory.client()
+        data = post("/bytes", b"upload")
+        await client.send_all(data[:-3])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(memory.service.drain, 30)
+        await wait_all_tasks_blocked()
+        await client.send_all(data[-3:])
+        answer = await client.receive_all()
+        assert b"Connection: close" in answer
+        assert answer.endswith(b"upload")
+        await client.aclose()
+
+
 @pytest.fixture(scope="module")
 def any_path() -> oread.Registry:
     """Answer any path and method 200 and echo a POST's body, as the rows ask for."""

@@ -188,6 +188,10 @@ class Connection:
         if self.flags & BUSY:
             self._owner.runners.cancel(self)
 
+    def in_exchange(self) -> bool:
+        """Tell whether a message that has begun to come is not yet answered."""
+        return bool(self.flags & (BUSY | DEFERRED))
+
     def next_deadline(self) -> float:
         """Return when it has to do something else, on Trio's clock."""
         flags, limits = self.flags, self._owner.limits
@@ -360,7 +364,7 @@ class Connection:
         flags = self.flags
         if flags & CLOSED:
             return
-        ended = flags & CLOSING or (flags & (INPUT_ENDED | DRAINING) and not flags & (BUSY | DEFERRED))
+        ended = flags & CLOSING or (flags & (INPUT_ENDED | DRAINING) and not self.in_exchange())
         if ended and not flags & (PENDING | LINGERING):
             self._shut_down()
         else:

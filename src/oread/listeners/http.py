@@ -25,6 +25,7 @@ from oread.listeners.connection import (
     DEFERRED,
     DRAINING,
     FULL,
+    INPUT_ENDED,
     LINGERING,
     MASKED,
     PEER_GONE,
@@ -310,7 +311,7 @@ class HttpConnection(Connection):
         self._owner.reactor.defer(self._go_on)
 
     def _go_on(self) -> None:
-        self.flags &= ~DEFERRED
+        self.flags &= ~(DEFERRED | MASKED)
         self.on_writable()
         self.settle()
 
@@ -320,6 +321,10 @@ class HttpConnection(Connection):
         """Give the handler a short while more, for a half-closing client."""
         self._began = self._owner.reactor.now
         self.rearm()
+
+    def in_exchange(self) -> bool:
+        """Tell whether a request is being read or answered; a drain waits for it."""
+        return super().in_exchange() or (self._state is not State.IDLE and not self.flags & INPUT_ENDED)
 
     def next_deadline(self) -> float:
         """Return the deadline of the present state."""

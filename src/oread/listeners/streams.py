@@ -301,6 +301,6 @@ class FramedConnection(StreamConnection):
         self._owner.reactor.defer(self._go_on)
 
     def _go_on(self) -> None:
-        self.flags &= ~DEFERRED
+        self.flags &= ~(DEFERRED | MASKED)
         self.on_writable()
         self.settle()
