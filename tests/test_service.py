@@ -136,6 +136,29 @@ async def test_open_sockets_are_served(registry: oread.Registry) -> None:
     assert datagram.fileno() == -1
 
 
+async def test_open_socket_that_does_not_listen_is_refused(registry: oread.Registry) -> None:
+    """Accepting from it would fail for ever; it is closed like all that a start had."""
+    for sock in (socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)):
+        with pytest.raises(oread.EndpointError, match="not a listening stream socket"):
+            async with oread.open_service(registry, oread.Bound(sock, "tcp://:0/bytes")):
+                pytest.fail("started")
+        assert sock.fileno() == -1
+
+
+async def test_cancelled_drain_can_be_gone_on_with(registry: oread.Registry, serve_memory: Any) -> None:
+    """A drain that was cancelled leaves the service draining; the next call ends it."""
+    async with serve_memory("tcp://:0/forever") as memory:
+        client = memory.client()
+        await client.send_all(b"x")
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(memory.service.drain, 30)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        report = await memory.service.drain(0)
+        assert len(report.cancelled) == 1
+
+
 async def test_drain_reports_who_had_to_be_cancelled(
     registry: oread.Registry, serve_memory: Any, autojump_clock: MockClock
 ) -> None:

@@ -168,21 +168,25 @@ class Datagram(Message):
     """Seconds since the epoch when the kernel received it, where it says so."""
 
 
+def _to_bytes(value: bytes | bytearray | memoryview | str) -> bytes:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode()
+    raise TypeError(f"a body is bytes or str, not {type(value).__qualname__}")
+
+
 @attrs.frozen
 class Reply:
     """An answer in full, for any transport.
 
     Args:
-        data: the payload.
+        data: the payload; `str` is encoded as UTF-8.
         content_type: what HTTP says of it; other transports have no place for it.
     """
 
-    data: bytes = b""
+    data: bytes = attrs.field(default=b"", converter=_to_bytes)
     content_type: str | None = None
-
-
-def _to_bytes(value: bytes | str) -> bytes:
-    return value.encode() if isinstance(value, str) else value
 
 
 def _to_pairs(value: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -24,6 +24,7 @@ import attrs
 import trio
 
 from oread.endpoints import Endpoint
+from oread.errors import EndpointError
 from oread.listeners.datagrams import DatagramListener
 from oread.listeners.http_listener import HttpListener
 from oread.listeners.runtime import EndpointStatistics, Failures, Listener, Runtime
@@ -79,7 +80,7 @@ class Service:
         self._runtime = runtime
         self._listeners = tuple(listeners)
         self._begun = trio.current_time()
-        self._draining = False
+        self._drain_lock = trio.Lock()
         self._report: DrainReport | None = None
         self._drained = trio.Event()
 
@@ -111,11 +112,13 @@ class Service:
 
         Cancellation: leaves the service draining; leaving it closes the rest.
         """
-        if self._draining:
-            await self._drained.wait()
-            assert self._report is not None
+        async with self._drain_lock:  # a second caller goes on where a cancelled first one stopped
+            if self._report is None:
+                self._report = await self._drain(seconds)
+                self._drained.set()
             return self._report
-        self._draining = True
+
+    async def _drain(self, seconds: float) -> DrainReport:
         begun = trio.current_time()
         for listener in self._listeners:
             listener.begin_drain()
@@ -128,11 +131,7 @@ class Service:
             await self._runtime.runners.wait_idle()
         for listener in self._listeners:
             listener.abort()
-        self._report = DrainReport(
-            seconds=trio.current_time() - begun, cancelled=cancelled, closed=max(0, closed)
-        )
-        self._drained.set()
-        return self._report
+        return DrainReport(seconds=trio.current_time() - begun, cancelled=cancelled, closed=max(0, closed))
 
     async def wait_drained(self) -> None:
         """Wait until a drain, begun by whomever, has ended."""
@@ -245,6 +244,7 @@ def _make_listener(runtime: Runtime, endpoint: Endpoint, sockets: Sequence[Any])
             ],
         )
     for sock in sockets:
+        _check_listening(endpoint, sock)
         sock.setblocking(False)
     bound = _as_bound(endpoint, sockets[0].getsockname())
     return (
@@ -252,6 +252,15 @@ def _make_listener(runtime: Runtime, endpoint: Endpoint, sockets: Sequence[Any])
         if endpoint.scheme == "http"
         else StreamListener(runtime, bound, sockets)
     )
+
+
+def _check_listening(endpoint: Endpoint, sock: Any) -> None:
+    if isinstance(sock, socket.socket) and (
+        sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        raise EndpointError(
+            f"{endpoint}: the open socket is not a listening stream socket; call listen() first"
+        )
 
 
 def _as_bound(endpoint: Endpoint, address: Any) -> Endpoint:

@@ -6,6 +6,7 @@ import errno
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import oread
@@ -57,6 +58,19 @@ async def test_connection_that_gives_up_in_the_queue_is_skipped(registry: oread.
         await client.send_all(b"x")
         assert await client.receive_some() == b"x"
         assert service.statistics().endpoints[0].refused == {"accept_failed": 1}
+
+
+async def test_newcomer_is_accepted_once_a_busy_connection_falls_idle(serve_memory: Any) -> None:
+    """At the cap with all busy accepting pauses; it does not wait for one to close."""
+    async with serve_memory("http://:0?connections=1") as memory:
+        first = memory.client()
+        await first.send_all(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n")
+        newcomer = memory.client()
+        await newcomer.send_all(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await first.receive_some()).startswith(b"HTTP/1.1 200")
+        with trio.fail_after(5):
+            assert (await newcomer.receive_some()).startswith(b"HTTP/1.1 200")
+        assert memory.refused == {"evicted": 1}
 
 
 async def test_descriptors_are_shared_by_all_endpoints(

@@ -23,6 +23,23 @@ ROWS = [
 GET = b"GET /bytes HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+class OddError(oread.MessageError):
+    """An error of a user's, with a status that is none."""
+
+    status = 600
+
+
+def raises(error: Exception) -> None:
+    """Raise it."""
+    raise error
+
+
+def released() -> memoryview:
+    """Return a view that can't be read any more."""
+    with memoryview(b"x") as view:
+        return view
+
+
 def post(path: str, body: bytes, *fields: str) -> bytes:
     """Write one request."""
     lines = [f"POST {path} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}", *fields, "", ""]
@@ -168,6 +185,60 @@ async def test_chunked_body_and_continue(serve_memory: Any) -> None:
         assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
         await client.send_all(head % b"/nowhere")
         assert (await client.receive_all()).startswith(b"HTTP/1.1 404")
+
+
+async def test_continue_comes_behind_the_replies_before_it(serve_memory: Any) -> None:
+    """A 100 does not overtake the answer to a request that was pipelined before."""
+    async with serve_memory("http://:0") as memory:
+        client = memory.client()
+        await client.send_all(
+            GET + b"POST /bytes HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+        )
+        received = await client.receive_some()
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert received.endswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda: memoryview(b"abcdef").cast("B", [2, 3]),
+        released,
+        lambda: oread.Reply(5),  # type: ignore[arg-type]
+        lambda: oread.HttpResponse(None),  # type: ignore[arg-type]
+        lambda: oread.HttpResponse(status=99),
+        lambda: raises(oread.BadRequest("\udcff")),
+        lambda: raises(OddError("odd")),
+        lambda: raises(oread.NotAllowed(("GET\n",))),
+    ],
+)
+@pytest.mark.parametrize("transport", ["http://:0", "tcp://:0/odd", "tcp://:0/odd?framing=lines"])
+async def test_odd_results_harm_their_own_exchange_only(
+    registry: oread.Registry, serve_memory: Any, result: Any, transport: str
+) -> None:
+    """Whatever a handler returns or raises, the service lives and the peer gets an end."""
+    registry.on("odd", lambda data: result())
+    async with serve_memory(transport) as memory:
+        client = memory.client()
+        await client.send_all(post("/odd", b"x", "Connection: close") if "http" in transport else b"x\n")
+        await client.send_eof()
+        received = await client.receive_all()
+        assert received.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5", b"HTTP/1.1 200")) or "tcp" in transport
+        assert memory.service.statistics().endpoints[0].messages == 1
+
+
+async def test_short_idle_deadline_is_kept_after_the_first_request(
+    serve_memory: Any, autojump_clock: MockClock
+) -> None:
+    """keep_alive_seconds below first_byte_seconds counts from the reply, sync or async."""
+    for event in (b"bytes", b"waits"):
+        async with serve_memory("http://:0?keep_alive_seconds=2") as memory:
+            client = memory.client()
+            await client.send_all(b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % event)
+            await client.receive_some()
+            begun = trio.current_time()
+            assert await client.receive_some() == b""
+            assert 1.9 < trio.current_time() - begun < 3
 
 
 async def test_body_over_the_limit_is_refused_at_the_head(serve_memory: Any) -> None:

@@ -80,6 +80,28 @@ async def test_session_owns_the_connection(
             await talk(await trio.open_tcp_stream(*address_of(service)))
 
 
+async def test_session_reads_while_its_output_waits(registry: oread.Registry, serve_one: Any) -> None:
+    """A peer that sends everything before it reads does not lock both sides up."""
+    size = 20_000_000
+
+    @registry.session("duplex")
+    async def duplex(stream: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, b"s" * size)
+            async for _ in stream:
+                pass
+
+    async with serve_one("tcp://127.0.0.1:0/duplex") as service:
+        async with await trio.open_tcp_stream(*address_of(service)) as client:
+            with trio.fail_after(30):
+                await client.send_all(b"c" * size)
+                await client.send_eof()
+                received = 0
+                async for chunk in client:
+                    received += len(chunk)
+        assert received == size
+
+
 async def test_reset_is_told_where_the_session_waits(registry: oread.Registry, serve_one: Any) -> None:
     """Waiting for input it gets BrokenResourceError; waiting elsewhere it is cancelled."""
     outcomes: list[str] = []

@@ -315,6 +315,24 @@ async def test_idle_deadline_does_not_run_while_a_handler_works(
         assert await client.receive_some() == b""
 
 
+async def test_deadlines_count_from_the_end_of_a_long_handler(
+    registry: oread.Registry, serve_memory: Any, autojump_clock: MockClock
+) -> None:
+    """A reply after a long wait gets the whole stall deadline, not what is left of it since the request."""
+
+    @registry.on("long")
+    async def long(data: bytes) -> bytes:
+        await trio.sleep(100)
+        return b"y" * 100_000
+
+    async with serve_memory("tcp://:0/long?stall_seconds=30") as memory:
+        client = memory.client(room=1000)
+        await client.send_all(b"x")
+        await trio.sleep(125)
+        await client.send_eof()
+        assert len(await client.receive_all()) == 100_000
+
+
 async def test_staged_close_delivers_replies_in_flight(registry: oread.Registry, serve_one: Any) -> None:
     """A close with unread input does not destroy what was sent before it."""
 

@@ -18,7 +18,7 @@ def encode_payload(reply: Any) -> bytes | memoryview | None:
     if reply is None or type(reply) is bytes:
         return reply
     if isinstance(reply, memoryview):
-        return reply if reply.contiguous and reply.itemsize == 1 else reply.tobytes()
+        return _check_view(reply)
     if isinstance(reply, (bytes, bytearray)):
         return bytes(reply)
     if isinstance(reply, str):
@@ -32,6 +32,13 @@ def encode_payload(reply: Any) -> bytes | memoryview | None:
     raise HandlerError(
         f"a handler returned {type(reply).__qualname__}; bytes, str, Reply or None can be sent"
     )
+
+
+def _check_view(view: memoryview) -> bytes | memoryview:
+    try:
+        return view if view.ndim == 1 and view.contiguous and view.itemsize == 1 else view.tobytes()
+    except ValueError as error:
+        raise HandlerError("a handler returned a memoryview that it has released") from error
 
 
 def _encode_text(text: str) -> bytes:

@@ -22,6 +22,11 @@ PAUSE_SECONDS = 0.1
 """How long accepting rests when there are no descriptors (as ranch and nginx do)."""
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_GIVEN_UP = {
+    *(errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+"""Errors of one connection in the queue, not of the listening socket (accept(2), Error handling)."""
 
 
 class ListeningSocket(Protocol):
@@ -101,7 +106,7 @@ class Acceptor:
                 if turn:
                     return  # another gives way only for one who waits, which the next readiness tells
                 if not self._make_room():
-                    self._pause()
+                    self._pause_for(PAUSE_SECONDS)  # a busy connection may be idle by then, and give way
                     return
             try:
                 sock, _address = self.socket.accept()
@@ -109,17 +114,20 @@ class Acceptor:
                 self._complained = False
                 return
             except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
+                if error.errno not in _GIVEN_UP:
                     self._rest(error)
                     return
-                self._count("accept_failed")  # this one has given up in the queue; the next may be fine
+                self._count("accept_failed")  # the next in the queue may be fine
                 continue
             sock.setblocking(False)
             self._on_accept(sock)
 
     def resume(self) -> None:
-        """Accept again: there is room."""
-        if self._paused and not self._closed and self._timer is None:
+        """Accept again: a connection has closed, or the pause is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._paused and not self._closed:
             self._paused = False
             self._reactor.set(self.socket.fileno(), READABLE)
 
@@ -131,20 +139,19 @@ class Acceptor:
                 self._timer.cancel()
             self._reactor.close(self.socket)
 
-    def _pause(self) -> None:
+    def _pause_for(self, seconds: float) -> None:
         if not self._paused:
             self._paused = True
             self._reactor.set(self.socket.fileno(), 0)
+            self._timer = self._reactor.call_at(self._reactor.tick() + seconds, self._wake)
 
     def _rest(self, error: OSError) -> None:
-        self._count("out_of_descriptors")
+        self._count("out_of_descriptors" if error.errno in _OUT_OF_RESOURCES else "accept_failed")
         if not self._complained:
             self._complained = True
             log.warning("accepting rests for %g s at a time: %s", PAUSE_SECONDS, error)
-        self._pause()
-        self._timer = self._reactor.call_at(self._reactor.now + PAUSE_SECONDS, self._wake)
+        self._pause_for(PAUSE_SECONDS)
 
     def _wake(self) -> None:
         self._timer = None
-        if self._has_room():
-            self.resume()
+        self.resume()

@@ -112,6 +112,8 @@ def _address(ask: Callable[[], Any]) -> Address:
         address = ask()
     except OSError:
         return None
+    if isinstance(address, bytes):  # a name in Linux's abstract namespace (unix(7))
+        return "@" + address[1:].decode(errors="replace")
     return address[:2] if isinstance(address, tuple) else address or None
 
 
@@ -137,6 +139,8 @@ class Connection:
 
     watches_peer: ClassVar[bool] = False
     """Whether the peer's FIN matters while a handler runs (HTTP)."""
+    reads_when_full: ClassVar[bool] = False
+    """Whether input goes on above the water mark of output (sessions: they see to both)."""
 
     def __init__(self, owner: Owner, sock: Socket) -> None:
         self._owner = owner
@@ -324,11 +328,11 @@ class Connection:
         if self.pending is None:
             self.pending = bytearray(rest)
             self.flags |= PENDING
-            self.progress = self._owner.reactor.now
+            self.progress = self._owner.reactor.tick()
             self.rearm()
         else:
             self.pending += rest
-        if len(self.pending) >= self._owner.limits.pending_bytes:
+        if len(self.pending) >= self._owner.limits.pending_bytes and not self.reads_when_full:
             self.flags |= FULL
         self.watch()
 
@@ -369,8 +373,7 @@ class Connection:
             self._shut_down()
         else:
             self.watch()
-            if self.armed == math.inf:
-                self.rearm()
+            self.rearm()
 
     def finish_writing(self) -> None:
         """Serve nothing more: send what is pending, then close in stages."""
@@ -394,7 +397,7 @@ class Connection:
             self.close()  # the peer has reset it meanwhile
             return
         self.flags = (self.flags | LINGERING) & ~MASKED
-        self.progress = self._owner.reactor.now
+        self.progress = self._owner.reactor.tick()
         self.watch()
         self.rearm()
 

@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from oread.dispatch import Entry, Failed
-from oread.errors import HandlerCancelled, MessageError
+from oread.errors import HandlerCancelled, HandlerError, MessageError
 from oread.limits import HttpLimits
 from oread.listeners.connection import (
     BUSY,
@@ -45,6 +45,8 @@ from oread.reactor import READABLE
 
 BODY_GRACE_SECONDS = 5.0
 """How long a body may be slower than `body_rate_bytes`."""
+EVENTS_PER_LOOK = 16
+"""Events of one read that are served between two looks at the clock."""
 NEWCOMER_SECONDS = 1.0
 """How long a connection that has not been read yet is safe from giving way to a newer one."""
 
@@ -91,6 +93,14 @@ class HttpConnection(Connection):
         self._entry: Entry | None = None
         self._body: bytearray | None = None
         self.captures: Mapping[str, str] = {}
+
+    def open(self) -> None:
+        """Begin to serve it; asked early, so that a short idle deadline is kept too."""
+        super().open()
+        limits = self._owner.limits
+        self._owner.reactor.arm(
+            self, self._opened + min(limits.first_byte_seconds, limits.keep_alive_seconds)
+        )
 
     # the origin of a message
 
@@ -161,20 +171,22 @@ class HttpConnection(Connection):
         """Serve events until one is missing, or something has to end first."""
         owner = self._owner
         replies: list[bytes] = []
-        size = 0
+        size = count = 0
         while event is not None:
+            count += 1
             reply = self._take(event)
             if reply is not None:
                 replies.append(reply)
                 size += len(reply)
             if self.flags & (BUSY | CLOSING | CLOSED):
                 break
-            if size and (size >= READ_BYTES or owner.reactor.turn_is_over()):
+            if size >= READ_BYTES or (not count % EVENTS_PER_LOOK and owner.reactor.turn_is_over()):
                 self._defer()
                 break
             event = self._protocol.next_event()
         else:
-            self._await_more()
+            if self._await_more():
+                replies.append(CONTINUE)
         if replies:
             self.write(replies[0] if len(replies) == 1 else b"".join(replies))
         if self.flags & CLOSING:
@@ -218,19 +230,18 @@ class HttpConnection(Connection):
             self.flags |= CLOSING
         return self._encode(head, Failed(error))
 
-    def _await_more(self) -> None:
-        """Note what more bytes are needed for; ask for a body if expected."""
+    def _await_more(self) -> bool:
+        """Note what more bytes are needed for; tell whether to ask for them by a 100."""
         state = self._protocol.state
         if state is self._state:
-            return
+            return False
         self._state = state
         if state is State.HEAD:
             self._began = self.received
-        elif state is State.BODY:
-            head = self._head
-            if head is not None and head.expects_continue and not self._body and not self._protocol.buffered:
-                self.write(CONTINUE)
         self.rearm()
+        head = self._head
+        expected = state is State.BODY and head is not None and head.expects_continue
+        return expected and not self._body and not self._protocol.buffered
 
     # handlers
 
@@ -268,7 +279,7 @@ class HttpConnection(Connection):
                 self.report(result)
             self.close()
             return
-        self.received = self._owner.reactor.now
+        self.received = self._owner.reactor.tick()
         assert self._head is not None
         self.write(self._encode(self._head, result))
         if not self.flags & (CLOSED | CLOSING):
@@ -304,7 +315,10 @@ class HttpConnection(Connection):
             self.report(reply)
         status, reason, headers = failure_parts(reply.error)
         owner.count(f"http_{status}")
-        return encode_refusal(status, reason, owner.date(), headers, head_request=head, close=close)
+        try:
+            return encode_refusal(status, reason, owner.date(), headers, head_request=head, close=close)
+        except HandlerError:  # an error class of the user's with a status or fields that can't be sent
+            return encode_refusal(500, "the handler failed", owner.date(), head_request=head, close=close)
 
     def _defer(self) -> None:
         self.flags |= DEFERRED

@@ -61,12 +61,16 @@ class _Waiter:
 class SessionConnection(StreamConnection):
     """A connection that one session handler owns until it returns."""
 
-    __slots__ = ("reader", "writer")
+    __slots__ = ("_called", "reader", "writer")
+
+    reads_when_full = True
 
     def __init__(self, owner: EventOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
         self.reader = _Waiter()
         self.writer = _Waiter()
+        self._called = False
+        """Whether the session itself is in a call, whose error tells it enough."""
 
     def open(self) -> None:
         """Start the session; it is read only when the session asks."""
@@ -109,7 +113,7 @@ class SessionConnection(StreamConnection):
 
     def on_reset(self) -> None:
         """Tell the session: by an error where it waits, else by cancelling it."""
-        if self.flags & CLOSING:
+        if self.flags & CLOSING or self._called:
             return  # it has closed its stream; what it does now is not for this peer
         error = trio.BrokenResourceError("the peer has reset the connection, or takes nothing any more")
         told = self.reader.wake(error)
@@ -127,13 +131,19 @@ class SessionConnection(StreamConnection):
                 self.watch()
             return None
         except OSError as error:
-            self.reset()
+            self.close()
             raise trio.BrokenResourceError("the peer has reset the connection") from error
-        self.received = self._owner.reactor.now
+        self.received = self._owner.reactor.tick()
         if not data:
             self.flags |= INPUT_ENDED
             self.watch()
         return data
+
+    def send(self, data: memoryview) -> None:
+        """Send what the kernel takes and keep the rest; a reset shows in `flags`."""
+        self._called = True
+        self.write(data)
+        self._called = False
 
     def end_by_session(self) -> None:
         """Close in stages, because the session has closed its stream."""
@@ -217,7 +227,7 @@ class SessionStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             self._check_sendable()
             with memoryview(data) as view:
-                self._connection.write(view)
+                self._connection.send(view)
             await self._written()
 
     async def wait_send_all_might_not_block(self) -> None:

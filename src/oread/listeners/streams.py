@@ -106,6 +106,7 @@ class StreamConnection(Connection):
         if not self.flags & (CLOSED | CLOSING):
             self.on_writable()
         if self.flags or before != BUSY or self._owner.limits.idle_seconds != math.inf:
+            self.received = self._owner.reactor.tick()
             self.settle()  # left out when nothing happened meanwhile: 0.4 µs
 
     def settle_reply(self, reply: Any) -> bytes | memoryview | None:

@@ -61,6 +61,10 @@ class LengthBody:
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 
 
+CHUNKS_PER_PART = 64
+"""Chunks decoded in one step (2 µs each), so that a flood of tiny ones can be interrupted."""
+
+
 class ChunkedBody:
     """Take a body that comes in chunks; trailers are checked and dropped.
 
@@ -95,7 +99,7 @@ class ChunkedBody:
         return self._stage == _DONE
 
     def take(self, buffer: Buffer, at: int, limit_bytes: float) -> tuple[bytes, int]:
-        """Return the data of all chunks that are there, and where they end.
+        """Return the data of the chunks that are there, and where they end.
 
         Args:
             buffer: what was received.
@@ -108,7 +112,7 @@ class ChunkedBody:
         """
         parts: list[Buffer] = []
         try:
-            while at < len(buffer) and not self.done:
+            while at < len(buffer) and not self.done and len(parts) < CHUNKS_PER_PART:
                 before = at
                 at = self._step(buffer, at, limit_bytes, parts)
                 if at == before:

@@ -172,7 +172,7 @@ def encode_refusal(
     """
     return encode_response(
         status,
-        f"{reason}\n".encode(),
+        f"{reason}\n".encode(errors="replace"),
         extra_headers,
         head_request=head_request,
         close=close,

@@ -102,7 +102,7 @@ class Reactor:
         self._spin = _Spin()
         self.deadlines = Deadlines()
         self.now = trio.current_time()
-        """Trio's time at the beginning of this turn."""
+        """Trio's time at the beginning of this turn; older between turns, see `tick`."""
 
     # registering
 
@@ -146,6 +146,11 @@ class Reactor:
         if self._waiting:
             self._waiting = False
             self._poller.wake()
+
+    def tick(self) -> float:
+        """Bring `now` up to date; for what does not run in a turn of the reactor."""
+        self.now = trio.current_time()
+        return self.now
 
     def turn_is_over(self) -> bool:
         """Tell whether this turn has used up its time."""
