@@ -16,11 +16,21 @@ from oread.listeners.connection import Connection, Socket
 from oread.listeners.http import HttpConnection
 from oread.listeners.listener import ConnectionListener
 from oread.listeners.runtime import Runtime
+from oread.messages import HttpResponse
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_reply import http_date
 
 INDEX = "index"
 """The event of the path `/`."""
+SERVED_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+
+def _tell_options(_origin: object, _body: object) -> HttpResponse:
+    return HttpResponse(status=204, headers=(("Allow", SERVED_METHODS),))
+
+
+SERVER_OPTIONS = Entry(event="*", call=_tell_options)
+"""What answers `OPTIONS *`, which asks of the server and of no event (RFC 9110 9.3.7)."""
 
 
 class HttpListener(ConnectionListener):
@@ -44,6 +54,8 @@ class HttpListener(ConnectionListener):
         Raises:
             NotFound, NotAllowed, BadRequest: no handler serves it.
         """
+        if head.path == "*":
+            return SERVER_OPTIONS, {}
         found = self.runtime.registry.find(head.path[1:] or INDEX)
         if found is None:
             raise NotFound(f"nothing is served at {head.path}")
