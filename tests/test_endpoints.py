@@ -57,6 +57,7 @@ def test_limits_are_options_by_their_field_name() -> None:
         ("tcp://127.0.0.1:1/echo?framing=raw&framing=raw", "given twice"),
         ("tcp://127.0.0.1:1/echo?connections=0", "connections=0 is outside 1 to"),
         ("tcp://127.0.0.1:1/echo?idle_seconds=nan", "outside"),
+        ("tcp://127.0.0.1:1/echo?idle_seconds=1e308", "outside 0.01 to"),
         ("tcp://127.0.0.1:1/echo?reuse_port=yes", "must be true or false"),
         ("http://127.0.0.1:1/echo", "has no path"),
         ("unix://run/x.sock?event=echo", "absolute path"),

@@ -145,6 +145,15 @@ async def test_open_socket_that_does_not_listen_is_refused(registry: oread.Regis
         assert sock.fileno() == -1
 
 
+async def test_open_sockets_are_closed_by_a_start_that_fails_before_them(registry: oread.Registry) -> None:
+    """The service owns what it was given, even if it never came to it."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        with pytest.raises(oread.EndpointError):
+            async with oread.open_service(registry, "ftp://x", oread.Bound(sock, "tcp://:0/bytes")):
+                pytest.fail("started")
+        assert sock.fileno() == -1
+
+
 async def test_cancelled_drain_can_be_gone_on_with(registry: oread.Registry, serve_memory: Any) -> None:
     """A drain that was cancelled leaves the service draining; the next call ends it."""
     async with serve_memory("tcp://:0/forever") as memory:

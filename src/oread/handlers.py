@@ -55,12 +55,12 @@ class Registrar(Protocol):
         """Add the session of an event."""
 
 
-def echo(data: memoryview) -> memoryview:
+def echo(data: bytes) -> bytes:
     """Return what was sent (RFC 862)."""
     return data
 
 
-def discard(data: memoryview) -> None:
+def discard(data: bytes) -> None:
     """Throw away what was sent (RFC 863)."""
 
 

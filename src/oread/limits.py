@@ -30,7 +30,12 @@ def _count(default: int, low: int, high: int) -> Any:
 
 
 def _seconds(default: float, low: float = 0.01) -> Any:
-    return attrs.field(default=default, validator=_range(low, math.inf))
+    check = _range(low, MOST_SECONDS)
+    return attrs.field(default=default, validator=lambda *args: args[2] == math.inf or check(*args))
+
+
+MOST_SECONDS = 1e9
+"""Longest deadline but for `inf`: 31 years, which the arithmetic of clocks still bears."""
 
 
 @attrs.frozen(kw_only=True)

@@ -119,7 +119,7 @@ class Service:
             return self._report
 
     async def _drain(self, seconds: float) -> DrainReport:
-        begun = trio.current_time()
+        begun = self._runtime.reactor.tick()
         for listener in self._listeners:
             listener.begin_drain()
         with trio.move_on_after(seconds):
@@ -200,6 +200,9 @@ async def _open_listeners(
 ) -> list[Listener]:
     """Open all or none: the stack aborts what was opened."""
     listeners: list[Listener] = []
+    for item in endpoints:
+        if isinstance(item, Bound):
+            stack.callback(item.socket.close)  # ours from now on, even if an endpoint before it fails
     for item in endpoints:
         if isinstance(item, Bound):
             endpoint = _parse(item.endpoint)
@@ -301,7 +304,7 @@ async def _run_reactor(reactor: Reactor, scope: trio.CancelScope, listeners: Seq
         with scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(reactor.run)
-                nursery.start_soon(reactor.deadlines.keep)
+                nursery.start_soon(reactor.deadlines.keep, reactor.tick)
     finally:
         for listener in listeners:
             listener.abort()

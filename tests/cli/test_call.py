@@ -261,7 +261,7 @@ def test_handlers_are_listed(run: Callable[..., Any], tmp_path: Path) -> None:
     """The demo set as a table, an app as JSON, each in order."""
     table = run("handlers").stdout.decode().splitlines()
     assert table[0].split() == ["event", "kind", "payload", "methods", "handler"]
-    assert table[1].split() == ["echo", "sync", "memoryview", "any", "oread.handlers.echo"]
+    assert table[1].split() == ["echo", "sync", "bytes", "any", "oread.handlers.echo"]
     (tmp_path / "shop.py").write_text(
         "import oread\nregistry = oread.Registry()\n"
         "@registry.on('orders/{order_id}', methods=('GET',))\nasync def order(order_id: int): ...\n"

@@ -60,6 +60,26 @@ async def test_connection_that_gives_up_in_the_queue_is_skipped(registry: oread.
         assert service.statistics().endpoints[0].refused == {"accept_failed": 1}
 
 
+async def test_idle_http_peers_do_not_keep_other_endpoints_from_being_served(
+    registry: oread.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the cap of the process an idle HTTP connection gives way to whoever waits, by any endpoint."""
+    monkeypatch.setattr("oread.service.descriptor_room", lambda: 2)
+    network = MemoryNetwork()
+    http, tcp = network.listen(), network.listen()
+    async with oread.open_service(
+        registry, oread.Bound(http, "http://:0"), oread.Bound(tcp, "tcp://:0/bytes"), poller=network
+    ) as service:
+        idle = [network.connect(http) for _ in range(2)]
+        for client in idle:
+            await client.send_all(b"GET /bytes HTTP/1.1\r\nHost: a\r\n\r\n")
+            await client.receive_some()
+        newcomer = network.connect(tcp)
+        await newcomer.send_all(b"x")
+        assert await newcomer.receive_some() == b"x"
+        assert [item.open for item in service.statistics().endpoints] == [1, 1]
+
+
 async def test_newcomer_is_accepted_once_a_busy_connection_falls_idle(serve_memory: Any) -> None:
     """At the cap with all busy accepting pauses; it does not wait for one to close."""
     async with serve_memory("http://:0?connections=1") as memory:

@@ -230,9 +230,10 @@ async def test_odd_results_harm_their_own_exchange_only(
 async def test_short_idle_deadline_is_kept_after_the_first_request(
     serve_memory: Any, autojump_clock: MockClock
 ) -> None:
-    """keep_alive_seconds below first_byte_seconds counts from the reply, sync or async."""
-    for event in (b"bytes", b"waits"):
-        async with serve_memory("http://:0?keep_alive_seconds=2") as memory:
+    """What is below first_byte_seconds counts from the reply all the same, sync or async."""
+    for event in (b"bytes", b"waits", b"async"):
+        option = "keep_alive_seconds" if event == b"bytes" else "idle_seconds"
+        async with serve_memory(f"http://:0?{option}=2") as memory:
             client = memory.client()
             await client.send_all(b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % event)
             await client.receive_some()

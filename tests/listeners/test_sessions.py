@@ -136,6 +136,55 @@ async def test_reset_is_told_where_the_session_waits(registry: oread.Registry, s
         assert [item.open for item in service.statistics().endpoints] == [0, 0]
 
 
+@pytest.mark.parametrize("first", ["reader", "writer"])
+async def test_both_tasks_of_a_session_learn_of_a_reset(
+    registry: oread.Registry, serve_one: Any, caplog: Any, first: str
+) -> None:
+    """Reader and writer get BrokenResourceError, whichever meets it first; the session has not failed."""
+    errors: list[str] = []
+    started, go = trio.Event(), trio.Event()
+
+    async def watch(operation: Any, *args: Any) -> None:
+        try:
+            await operation(*args)
+        except trio.Cancelled:
+            raise
+        except Exception as error:
+            errors.append(type(error).__name__)
+            raise
+
+    @registry.session("both")
+    async def both(stream: Any) -> None:
+        async def write() -> None:
+            await stream.send_all(b"x" * 10_000_000)
+
+        async def read() -> None:
+            started.set()
+            if first == "writer":
+                await stream.receive_some()
+            else:
+                await go.wait()
+                while True:
+                    await stream.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, write)
+            nursery.start_soon(watch, read)
+
+    async with serve_one("tcp://127.0.0.1:0/both") as service:
+        client = socket.create_connection(address_of(service))
+        await started.wait()
+        await wait_all_tasks_blocked(0.02)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        go.set()
+        await wait_all_tasks_blocked(0.05)
+        assert service.statistics().endpoints[0].failures == 0
+        assert service.statistics().endpoints[0].open == 0
+    assert set(errors) == {"BrokenResourceError"}
+    assert "Traceback" not in caplog.text
+
+
 async def test_failing_session_harms_its_own_connection_only(
     registry: oread.Registry, serve_memory: Any, caplog: Any
 ) -> None:

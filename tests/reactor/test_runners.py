@@ -213,6 +213,19 @@ async def test_each_job_has_a_context_of_its_own() -> None:
     assert seen == ["none", "first", "none", "first"]
 
 
+async def test_wait_idle_learns_of_jobs_that_never_suspend() -> None:
+    """What is queued and runs through at once ends the wait too."""
+
+    async def quick() -> None:
+        return None
+
+    async with pool() as runners:
+        runners.submit(Job(quick))
+        with trio.fail_after(5):
+            await runners.wait_idle()
+            await runners.wait_idle()
+
+
 async def test_pointless_jobs_are_skipped() -> None:
     """A job whose peer went while it was queued never runs and is not finished."""
     async with pool() as runners:

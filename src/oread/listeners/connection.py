@@ -92,6 +92,8 @@ class Owner(Protocol):
     copy_context: Callable[[], contextvars.Context]
     messages: int
     replies: int
+    answered: int
+    """Messages answered at once on the hot path: each counts as a message and a reply."""
 
     @property
     def limits(self) -> StreamLimits:

@@ -46,7 +46,7 @@ from oread.reactor import READABLE
 BODY_GRACE_SECONDS = 5.0
 """How long a body may be slower than `body_rate_bytes`."""
 EVENTS_PER_LOOK = 16
-"""Events of one read that are served between two looks at the clock."""
+"""Parts of a body that are taken between two looks at the clock."""
 NEWCOMER_SECONDS = 1.0
 """How long a connection that has not been read yet is safe from giving way to a newer one."""
 
@@ -98,9 +98,8 @@ class HttpConnection(Connection):
         """Begin to serve it; asked early, so that a short idle deadline is kept too."""
         super().open()
         limits = self._owner.limits
-        self._owner.reactor.arm(
-            self, self._opened + min(limits.first_byte_seconds, limits.keep_alive_seconds)
-        )
+        soonest = min(limits.first_byte_seconds, limits.keep_alive_seconds, limits.idle_seconds)
+        self._owner.reactor.arm(self, self._opened + soonest)
 
     # the origin of a message
 
@@ -180,7 +179,8 @@ class HttpConnection(Connection):
                 size += len(reply)
             if self.flags & (BUSY | CLOSING | CLOSED):
                 break
-            if size >= READ_BYTES or (not count % EVENTS_PER_LOOK and owner.reactor.turn_is_over()):
+            look = reply is not None or not count % EVENTS_PER_LOOK
+            if size >= READ_BYTES or (look and owner.reactor.turn_is_over()):
                 self._defer()
                 break
             event = self._protocol.next_event()

@@ -70,7 +70,7 @@ class HttpListener(ConnectionListener):
             self._date_ends = self.reactor.now + 1.0 - now % 1.0
         return self._date
 
-    def make_room(self) -> bool:
+    def evict(self) -> bool:
         """Close the connection that is idle for longest; False when none is idle.
 
         The order is looked up for many at once: one scan per accept would make

@@ -39,7 +39,7 @@ class ConnectionListener:
         self.runners = runtime.runners
         self.copy_context = runtime.context.copy
         self.drained = trio.Event()
-        self.messages = self.replies = self.accepted = self.failures = 0
+        self.messages = self.replies = self.answered = self.accepted = self.failures = 0
         self.refused: Counter[str] = Counter()
         self.connections: set[Connection] = set()
         self.draining = False
@@ -68,15 +68,26 @@ class ConnectionListener:
             len(self.connections) < self.limits.connections and self.runtime.connections < self.runtime.room
         )
 
-    def make_room(self) -> bool:
-        """Have another connection give way to one that waits; False when none can."""
+    def evict(self) -> bool:
+        """Close a connection that may give way; False when there is none."""
         return False
+
+    def make_room(self) -> bool:
+        """Have another connection give way to one that waits; False when none can.
+
+        At the cap of the process, one of any endpoint: idle HTTP peers must
+        not keep the others from being served.
+        """
+        if len(self.connections) >= self.limits.connections:
+            return self.evict()
+        return any(evict() for evict in tuple(self.runtime.evictors))
 
     # the contract of a listener
 
     def start(self) -> None:
         """Begin to accept."""
         self.runtime.waiting.add(self._resume)
+        self.runtime.evictors.add(self.evict)
         for acceptor in self._acceptors:
             acceptor.start()
 
@@ -113,8 +124,8 @@ class ConnectionListener:
             endpoint=str(self.endpoint),
             open=len(self.connections),
             accepted=self.accepted,
-            messages=self.messages,
-            replies=self.replies,
+            messages=self.messages + self.answered,
+            replies=self.replies + self.answered,
             failures=self.failures,
             refused=dict(self.refused),
         )
@@ -155,6 +166,7 @@ class ConnectionListener:
 
     def _stop_accepting(self) -> None:
         self.runtime.waiting.discard(self._resume)
+        self.runtime.evictors.discard(self.evict)
         for acceptor in self._acceptors:
             acceptor.close()
         if self._unix_inode is not None:

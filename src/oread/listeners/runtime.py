@@ -89,6 +89,8 @@ class Runtime:
     """Connections that they hold now."""
     waiting: set[Callable[[], None]] = attrs.field(factory=set)
     """To be called when one has closed: there is room again."""
+    evictors: set[Callable[[], bool]] = attrs.field(factory=set)
+    """Each closes a connection that may give way, or returns False."""
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
 

@@ -58,6 +58,13 @@ class _Waiter:
         return True
 
 
+def _is_broken(error: Exception) -> bool:
+    """Tell whether the peer has broken off, which is no failure of the session."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(trio.BrokenResourceError)[1] is None
+    return isinstance(error, trio.BrokenResourceError)
+
+
 class SessionConnection(StreamConnection):
     """A connection that one session handler owns until it returns."""
 
@@ -94,8 +101,8 @@ class SessionConnection(StreamConnection):
     def finish(self, result: Any) -> None:
         """Close in stages; what was sent is delivered."""
         self.flags &= ~(BUSY | MASKED)
-        if isinstance(result, Failed) and not isinstance(result.error, trio.BrokenResourceError):
-            self.report(result)  # a peer that breaks off is no failure of the session
+        if isinstance(result, Failed) and not _is_broken(result.error):
+            self.report(result)
         self.finish_writing()
 
     def _on_input(self, ready: int) -> None:
@@ -113,12 +120,12 @@ class SessionConnection(StreamConnection):
 
     def on_reset(self) -> None:
         """Tell the session: by an error where it waits, else by cancelling it."""
-        if self.flags & CLOSING or self._called:
+        if self.flags & CLOSING:
             return  # it has closed its stream; what it does now is not for this peer
         error = trio.BrokenResourceError("the peer has reset the connection, or takes nothing any more")
         told = self.reader.wake(error)
         told = self.writer.wake(error) or told
-        if not told:
+        if not told and not self._called:
             super().on_reset()
 
     def receive(self, size: int) -> bytes | None:
@@ -131,7 +138,8 @@ class SessionConnection(StreamConnection):
                 self.watch()
             return None
         except OSError as error:
-            self.close()
+            self._called = True
+            self.reset()
             raise trio.BrokenResourceError("the peer has reset the connection") from error
         self.received = self._owner.reactor.tick()
         if not data:
@@ -142,8 +150,10 @@ class SessionConnection(StreamConnection):
     def send(self, data: memoryview) -> None:
         """Send what the kernel takes and keep the rest; a reset shows in `flags`."""
         self._called = True
-        self.write(data)
-        self._called = False
+        try:
+            self.write(data)
+        finally:
+            self._called = False
 
     def end_by_session(self) -> None:
         """Close in stages, because the session has closed its stream."""

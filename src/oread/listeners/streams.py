@@ -173,10 +173,10 @@ class RawConnection(StreamConnection):
             return
         owner = self._owner
         self.received = owner.reactor.now
-        owner.messages += 1
         entry = owner.slot.entry
         call = entry.call
         if call is None:
+            owner.messages += 1
             self.submit(entry, data)
             return
         if entry.takes_view:
@@ -187,12 +187,11 @@ class RawConnection(StreamConnection):
         else:
             reply = owner.copy_context().run(call, self, data)
         if type(reply) is not bytes:
+            owner.messages += 1
             if reply is not None:
                 self.answer(reply)
             return
-        owner.replies += 1
-        if self.flags & CLOSED:
-            return
+        owner.answered += 1
         try:
             sent = self._send(reply)
         except BlockingIOError:
@@ -292,7 +291,7 @@ class FramedConnection(StreamConnection):
             if size >= READ_BYTES:
                 self._defer()  # let `write` see whether the peer takes it
                 return
-            if not count % MESSAGES_PER_LOOK and owner.reactor.turn_is_over():
+            if count % MESSAGES_PER_LOOK == 1 and owner.reactor.turn_is_over():
                 self._defer()
                 return
             message = next_message()

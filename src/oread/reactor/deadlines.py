@@ -88,14 +88,14 @@ class Deadlines:
             self._alarm.deadline = when
 
     @trio.lowlevel.enable_ki_protection
-    async def keep(self) -> None:
-        """Call what is due, until cancelled."""
+    async def keep(self, clock: Callable[[], float] = trio.current_time) -> None:
+        """Call what is due, until cancelled; `clock` is read at each wake."""
         while True:
             with self._alarm:
                 self._alarm.deadline = self._heap[0][0] if self._heap else math.inf
                 await trio.sleep_forever()
             self._alarm = trio.CancelScope()
-            self._expire(trio.current_time())
+            self._expire(clock())
 
     def _expire(self, now: float) -> None:
         while self._heap and self._heap[0][0] <= now:

@@ -209,12 +209,12 @@ class Reactor:
                 return
 
     def _serve(self, events: list[tuple[int, int]]) -> None:
-        callbacks = self._callbacks
+        callbacks, deferred = self._callbacks, len(self._deferred)
         self._serving = True
         try:
             for fd, ready in events:
                 callbacks[fd](ready)
-            for _ in range(len(self._deferred)):
+            for _ in range(deferred):  # not what this batch has deferred
                 self._deferred.popleft()()
         finally:
             self._serving = False

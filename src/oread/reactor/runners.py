@@ -127,7 +127,7 @@ class RunnerPool:
         """Whether the last job suspended."""
         self._closed = False
         self._working = 0
-        self._idle = trio.Event()
+        self._idle: trio.Event | None = None
         self._turn_end = 0.0
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -156,6 +156,7 @@ class RunnerPool:
         while self._working or self._queue:
             self._idle = trio.Event()
             await self._idle.wait()
+        self._idle = None
 
     def close(self) -> None:
         """Begin no job any more."""
@@ -247,10 +248,14 @@ class RunnerPool:
                 await trio.lowlevel.checkpoint()
                 self._turn_end = perf_counter() + TURN_SECONDS
         self._awake -= 1
+        self._tell_idle()
 
     def _one_less(self) -> None:
         self._working -= 1
-        if not self._working:
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if self._idle is not None and not self._working and not self._queue:
             self._idle.set()
 
     async def _park(self, runner: Runner) -> None:
