@@ -6,6 +6,7 @@ date is written.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,6 +17,8 @@ from benchmarks.results import P50, P99, P999, Result, Spread
 
 OURS_COLOUR, PEER_COLOUR = "#c4572a", "#7d93a8"
 BAR_INCHES, HEAD_INCHES, WIDTH_INCHES = 0.28, 1.1, 11.0
+CAPTION_CHARACTERS = 170
+"""As many as fit into one line at this width and size."""
 mpl.rcParams["svg.hashsalt"] = "oread"
 
 
@@ -33,7 +36,7 @@ def write_plot(path: Path, results: list[Result], caption: str) -> None:
             _draw_latencies(latencies, result)
         else:
             latencies.set_axis_off()
-    figure.supxlabel(caption, fontsize=7)
+    figure.supxlabel(textwrap.fill(caption, CAPTION_CHARACTERS), fontsize=7)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
