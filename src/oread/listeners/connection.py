@@ -235,6 +235,9 @@ class Connection:
 
     def on_ready(self, ready: int) -> None:
         """Serve what the poller reports."""
+        if ready == READABLE and not self.flags:
+            self.read()
+            return
         if ready & ERROR:
             self.reset()
             return

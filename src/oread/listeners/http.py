@@ -41,7 +41,6 @@ from oread.protocols.http1 import END, Event, HttpServerProtocol, State
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import Refusal
 from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response
-from oread.reactor import READABLE
 
 BODY_GRACE_SECONDS = 5.0
 """How long a body may be slower than `body_rate_bytes`."""
@@ -131,24 +130,6 @@ class HttpConnection(Connection):
         return self._entry.event if self._entry is not None else ""
 
     # input
-
-    def on_ready(self, ready: int) -> None:
-        """Read and serve: the usual path, when open with nothing pending."""
-        if ready != READABLE or self.flags:
-            Connection.on_ready(self, ready)
-            return
-        try:
-            data = self._recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.reset()
-            return
-        if not data:
-            self.end_input()
-            return
-        self.received = self._owner.reactor.now
-        self._serve(self._protocol.receive(data))
 
     def on_data(self, data: bytes) -> None:
         """Serve what one read made complete."""
