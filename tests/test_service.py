@@ -90,6 +90,19 @@ async def test_start_is_all_or_nothing(registry: oread.Registry, bad: str, error
     registry.off("bytes")  # nothing is attached any more that could refuse this
 
 
+async def test_failed_start_leaves_no_unix_path(registry: oread.Registry, tmp_path: Any) -> None:
+    """Whether it fails at that endpoint or behind it, the path is gone again."""
+    path = tmp_path / "s"
+    for urls in (
+        [f"unix://{path}?event=nowhere"],
+        [f"unix://{path}?event=bytes", "tcp://127.0.0.1:0/nowhere"],
+    ):
+        with pytest.raises(oread.RegistrationError):
+            async with oread.open_service(registry, *urls):
+                pytest.fail("started")
+        assert not path.exists()
+
+
 async def test_errors_of_the_block_come_out_as_they_are(registry: oread.Registry) -> None:
     """An embedder's own exception is not wrapped."""
     with pytest.raises(LookupError, match="mine"):

@@ -32,7 +32,7 @@ from oread.listeners.stream_listener import StreamListener
 from oread.reactor import Poller, Reactor, RunnerPool, open_poller
 from oread.registry import Registry
 from oread.sockets.datagrams import DatagramSocket, adopt_datagram_socket, open_datagram_sockets
-from oread.sockets.streams import descriptor_room, open_stream_sockets
+from oread.sockets.streams import descriptor_room, open_stream_sockets, path_inode, remove_unix_path
 
 DRAIN_SECONDS = 30.0
 """How long `drain` waits by default (as Kubernetes does between SIGTERM and SIGKILL)."""
@@ -231,6 +231,8 @@ def _listen(runtime: Runtime, endpoint: Endpoint, sockets: Sequence[Any]) -> Lis
     with contextlib.ExitStack() as stack:
         for sock in sockets:
             stack.callback(getattr(sock, "sock", sock).close)
+        if endpoint.scheme == "unix":
+            stack.callback(remove_unix_path, endpoint.host, path_inode(endpoint.host))
         listener = _make_listener(runtime, endpoint, sockets)
         stack.pop_all()
     return listener

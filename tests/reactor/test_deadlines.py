@@ -62,6 +62,27 @@ async def test_disarmed_source_is_not_kept(autojump_clock: MockClock) -> None:
     assert thing.armed == math.inf
 
 
+async def test_source_may_disarm_others_of_its_bucket(autojump_clock: MockClock) -> None:
+    """What closes another at the same deadline keeps it from being asked."""
+    deadlines = Deadlines()
+    asked: list[Thing] = []
+
+    class Closer(Thing):
+        def on_deadline(self, now: float) -> None:
+            asked.append(self)
+            for other in things:
+                deadlines.disarm(other)
+
+    things: list[Thing] = [Closer(deadlines, [], "closer") for _ in range(3)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.keep)
+        for thing in things:
+            deadlines.arm(thing, trio.current_time() + 1)
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    assert len(asked) == 1
+
+
 async def test_timers_are_exact_and_can_be_cancelled(autojump_clock: MockClock) -> None:
     """call_at is not rounded; a cancelled timer stays silent."""
     deadlines = Deadlines()

@@ -20,10 +20,10 @@ from __future__ import annotations
 import contextvars
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Protocol
 
-from oread.dispatch import Failed
+from oread.dispatch import Entry, Failed
 from oread.endpoints import Endpoint
 from oread.limits import StreamLimits
 from oread.messages import Address, Peer
@@ -223,9 +223,19 @@ class Connection:
 
     # job of the runner pool
 
-    def begin(self) -> Any:
-        """Make the coroutine of the handler."""
-        raise NotImplementedError
+    def submit(self, entry: Entry, data: bytes) -> None:
+        """Have a runner call the async handlers of an entry."""
+        self.flags |= BUSY
+        self.job = (entry.start, data)
+        self._owner.runners.submit(self)
+
+    def begin(self) -> Coroutine[Any, Any, Any] | None:
+        """Make the coroutine; None when the peer was reset while it was queued."""
+        if self.flags & CLOSED:
+            return None
+        start, data = self.job
+        coroutine: Coroutine[Any, Any, Any] = start(self, data)
+        return coroutine
 
     def finish(self, result: Any) -> None:
         """Take what the handler came to."""

@@ -12,7 +12,7 @@ rate, idle between requests; the age of a connection ends it after an answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from oread.dispatch import Entry, Failed
@@ -234,20 +234,10 @@ class HttpConnection(Connection):
         if body and head.method in ("GET", "HEAD"):
             body = b""  # RFC 9110 9.3.1: content of a GET has no meaning; it was framed and read
         if entry.call is None:
-            self.flags |= BUSY
-            self.job = (entry.start, body)
-            self._owner.runners.submit(self)
+            self.submit(entry, body)
             return None
         payload = memoryview(body) if entry.takes_view else body
         return self._encode(head, self._owner.copy_context().run(entry.call, self, payload))
-
-    def begin(self) -> Coroutine[Any, Any, Any] | None:
-        """Make the coroutine; None when the peer was reset while it was queued."""
-        if self.flags & CLOSED:
-            return None
-        start, body = self.job
-        coroutine: Coroutine[Any, Any, Any] = start(self, body)
-        return coroutine
 
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from oread.listeners.acceptor import Acceptor, ListeningSocket
 from oread.listeners.connection import BUSY, Connection, Socket
 from oread.listeners.runtime import EndpointStatistics, Runtime, is_refusal
 from oread.messages import Peer
-from oread.sockets.streams import remove_unix_path
+from oread.sockets.streams import path_inode, remove_unix_path
 
 QUEUED_AT_MOST = 4_096
 """Connections taken out of the kernel's queue when a drain begins (net.core.somaxconn's default)."""
@@ -43,7 +42,7 @@ class ConnectionListener:
         self.refused: Counter[str] = Counter()
         self.connections: set[Connection] = set()
         self.draining = False
-        self._unix_inode = os.lstat(endpoint.host).st_ino if endpoint.scheme == "unix" else None
+        self._unix_inode = path_inode(endpoint.host) if endpoint.scheme == "unix" else None
         self._acceptors = [
             Acceptor(
                 self.reactor,

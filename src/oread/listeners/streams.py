@@ -9,7 +9,7 @@ nothing behind its message is looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from oread.dispatch import Entry, Failed, encode_payload
@@ -78,20 +78,6 @@ class StreamConnection(Connection):
         assert entry.call is not None
         payload = memoryview(data) if entry.takes_view else data
         return self._owner.copy_context().run(entry.call, self, payload)
-
-    def submit(self, entry: Entry, data: bytes) -> None:
-        """Have a runner call the async handlers of an entry."""
-        self.flags |= BUSY
-        self.job = (entry.start, data)
-        self._owner.runners.submit(self)
-
-    def begin(self) -> Coroutine[Any, Any, Any] | None:
-        """Make the coroutine; None when the peer was reset while it was queued."""
-        if self.flags & CLOSED:
-            return None
-        start, data = self.job
-        coroutine: Coroutine[Any, Any, Any] = start(self, data)
-        return coroutine
 
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""

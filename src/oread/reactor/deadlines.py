@@ -101,9 +101,12 @@ class Deadlines:
         while self._heap and self._heap[0][0] <= now:
             when, _, timer = heapq.heappop(self._heap)
             if timer is None:
-                for source in self._buckets.pop(when):
+                members = self._buckets[when]
+                while members:  # one may disarm others of its bucket
+                    source = members.pop()
                     source.armed = math.inf
                     source.on_deadline(now)
+                del self._buckets[when]
             elif timer.callback is not None:
                 callback, timer.callback = timer.callback, None
                 callback()

@@ -132,11 +132,18 @@ def _remove_stale(path: str) -> None:
             return  # its queue is full, so somebody listens
 
 
-def remove_unix_path(path: str, inode: int) -> None:
+def path_inode(path: str) -> int | None:
+    """Return the inode of a path, None when there is nothing."""
+    try:
+        return os.lstat(path).st_ino
+    except FileNotFoundError:
+        return None
+
+
+def remove_unix_path(path: str, inode: int | None) -> None:
     """Remove the path of our Unix socket, unless it is another's by now."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.lstat(path).st_ino == inode:
-            os.unlink(path)
+    if inode is not None and path_inode(path) == inode:
+        os.unlink(path)
 
 
 _TCP_INFO = struct.Struct("=8B24I")
