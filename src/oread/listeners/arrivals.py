@@ -230,7 +230,7 @@ class Arrival:
         entry = self._exchanges.slot.entry
         if entry.call is not None:
             # Its last async handler was removed while this one was queued.
-            return _run(entry.call, self, memoryview(self.data) if entry.takes_view else self.data)
+            return _run(entry.call, self, self.data)
         return entry.start(self, self.data) if entry.start is not None else None
 
     def finish(self, result: Any) -> None:
@@ -247,7 +247,7 @@ class Arrival:
         )
 
 
-async def _run(call: Call, arrival: Arrival, payload: bytes | memoryview) -> Any:
+async def _run(call: Call, arrival: Arrival, payload: bytes) -> Any:
     return call(arrival, payload)
 
 

@@ -236,8 +236,7 @@ class HttpConnection(Connection):
         if entry.call is None:
             self.submit(entry, body)
             return None
-        payload = memoryview(body) if entry.takes_view else body
-        return self._encode(head, self._owner.copy_context().run(entry.call, self, payload))
+        return self._encode(head, self._owner.copy_context().run(entry.call, self, body))
 
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""

@@ -229,7 +229,7 @@ class Receiver:
             self._exchanges.submit(arrival)
             return
         runtime = self._exchanges.runtime
-        reply = runtime.context.copy().run(call, arrival, memoryview(data) if entry.takes_view else data)
+        reply = runtime.context.copy().run(call, arrival, data)
         if reply is not None:
             self.answer(arrival, reply, runtime.reactor.now)
 

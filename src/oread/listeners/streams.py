@@ -76,8 +76,7 @@ class StreamConnection(Connection):
     def call(self, entry: Entry, data: bytes) -> Any:
         """Call the sync handlers of an entry, in a context of their own."""
         assert entry.call is not None
-        payload = memoryview(data) if entry.takes_view else data
-        return self._owner.copy_context().run(entry.call, self, payload)
+        return self._owner.copy_context().run(entry.call, self, data)
 
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""
@@ -165,13 +164,7 @@ class RawConnection(StreamConnection):
             owner.messages += 1
             self.submit(entry, data)
             return
-        if entry.takes_view:
-            view = memoryview(data)
-            reply = owner.copy_context().run(call, self, view)
-            if reply is view:
-                reply = data  # sending bytes costs less than sending a view of them
-        else:
-            reply = owner.copy_context().run(call, self, data)
+        reply = owner.copy_context().run(call, self, data)
         if type(reply) is not bytes:
             owner.messages += 1
             if reply is not None:
@@ -265,7 +258,7 @@ class FramedConnection(StreamConnection):
             if call is None:
                 self.submit(entry, message)
                 return
-            reply = copy_context().run(call, self, memoryview(message) if entry.takes_view else message)
+            reply = copy_context().run(call, self, message)
             if reply is not None:
                 if type(reply) is not bytes:
                     if isinstance(reply, Failed):
