@@ -250,3 +250,31 @@ async def test_handler_that_udp_cannot_serve_is_refused_at_start(kind: str) -> N
     with pytest.raises(RegistrationError, match="udp"):
         async with open_service(registry, "udp://127.0.0.1:0/odd"):
             pass
+
+
+@pytest.mark.parametrize("batch", ["plain", "kernel"])
+async def test_both_ways_of_reading_serve_alike(
+    registry: Registry,
+    make_client: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    batch: str,
+) -> None:
+    """A burst with failures and silence between: the same replies, the same counters."""
+    if batch == "plain":
+        monkeypatch.setattr("oread.sockets.batches._recvmmsg", None)
+
+    @registry.on("picky")
+    def picky(data: bytes) -> bytes | None:
+        if data == b"fail":
+            raise LookupError("on purpose")
+        return data if data != b"silent" else None
+
+    client = make_client()
+    async with open_service(registry, "udp://127.0.0.1:0/picky?datagram_bytes=100") as service:
+        port = service.endpoints[0].port
+        for data in (b"one", b"silent", b"fail", b"x" * 101, b"", b"two"):
+            await client.send(data, port)
+        assert [(await client.receive())[0] for _ in range(3)] == [b"one", b"", b"two"]
+        found = service.statistics().endpoints[0]
+    assert (found.messages, found.replies, found.failures) == (5, 3, 1)
+    assert found.refused == {"too_large": 1}

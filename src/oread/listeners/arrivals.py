@@ -21,12 +21,10 @@ from oread.listeners.guards import SERVED_PORTS, ReplyGuard, Source, Sources
 from oread.listeners.runtime import Runtime, is_refusal
 from oread.messages import Datagram, Peer
 from oread.reactor import Runner, Timer
+from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import limits_of
 from oread.sockets.interfaces import read_client_ports, read_interfaces
 from oread.sockets.routes import Ancillary, Route, read_details
-
-Sockaddr = tuple[Any, ...]
-"""What `recvfrom` says of a sender: (host, port), for IPv6 with flow and zone."""
 
 
 class Exchanges:

@@ -231,6 +231,11 @@ class ReplyGuard:
     def __attrs_post_init__(self) -> None:
         self.budget = ReplyBudget(self.limits)
 
+    def exempts(self, source: Source, port: int) -> bool:
+        """Tell whether nothing but a served port can refuse a reply to this peer."""
+        low = port < _LOW_PORTS_END or port == _NFS_PORT
+        return source.loopback and port in self.client_ports and not low
+
     def refuse(
         self, source: Source, port: int, request_bytes: int, reply_bytes: int, now: float
     ) -> str | None:

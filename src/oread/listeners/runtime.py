@@ -18,6 +18,7 @@ from oread.errors import HandlerError, MessageError
 from oread.messages import Peer
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Registry
+from oread.sockets.batches import BatchMemory
 
 LOGS_PER_SECOND = 10
 """Handler failures logged with a traceback; one that fails for every message must not fill the disk."""
@@ -93,6 +94,13 @@ class Runtime:
     """Each closes a connection that may give way, or returns False."""
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
+    _batch_memory: BatchMemory | None = None
+
+    def batch_memory(self) -> BatchMemory:
+        """Return where datagrams of all UDP sockets are received, made when it is first needed."""
+        if self._batch_memory is None:
+            self._batch_memory = BatchMemory()
+        return self._batch_memory
 
 
 class Listener(Protocol):
