@@ -250,30 +250,32 @@ class FramedConnection(StreamConnection):
         owner, next_message, encode = self._owner, self._framing.next_message, self._framing.encode
         slot, copy_context = owner.slot, owner.copy_context
         count = size = 0
-        while message is not None:
-            owner.messages += 1
-            count += 1
-            entry = slot.entry
-            call = entry.call
-            if call is None:
-                self.submit(entry, message)
-                return
-            reply = copy_context().run(call, self, message)
-            if reply is not None:
-                if type(reply) is not bytes:
-                    if isinstance(reply, Failed):
-                        self.fail(reply)
-                        return
-                    reply = encode_payload(reply)
-                replies.append(encode(reply))
-                size += len(reply)
-            if size >= READ_BYTES:
-                self._defer()  # let `write` see whether the peer takes it
-                return
-            if count % MESSAGES_PER_LOOK == 1 and owner.reactor.turn_is_over():
-                self._defer()
-                return
-            message = next_message()
+        try:
+            while message is not None:
+                count += 1
+                entry = slot.entry
+                call = entry.call
+                if call is None:
+                    self.submit(entry, message)
+                    return
+                reply = copy_context().run(call, self, message)
+                if reply is not None:
+                    if type(reply) is not bytes:
+                        if isinstance(reply, Failed):
+                            self.fail(reply)
+                            return
+                        reply = encode_payload(reply)
+                    replies.append(encode(reply))
+                    size += len(reply)
+                if size >= READ_BYTES:
+                    self._defer()  # let `write` see whether the peer takes it
+                    return
+                if count % MESSAGES_PER_LOOK == 1 and owner.reactor.turn_is_over():
+                    self._defer()
+                    return
+                message = next_message()
+        finally:
+            owner.messages += count
 
     def _defer(self) -> None:
         self.flags |= DEFERRED
