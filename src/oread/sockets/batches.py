@@ -293,7 +293,11 @@ _sendmmsg = _find("sendmmsg", *_VECTOR_ARGUMENTS)
 
 
 def open_batch(sock: socket.socket, most_bytes: int, memory: BatchMemory) -> Batch:
-    """Return the best way to read a bound socket that this system has."""
-    if sock.family not in _SOCKADDR or _recvmmsg is None or _sendmmsg is None:
+    """Return the best way to read a bound socket that this system has.
+
+    A socket that is not the system's (in memory) is read one by one.
+    """
+    known = isinstance(sock, socket.socket) and sock.family in _SOCKADDR
+    if not known or _recvmmsg is None or _sendmmsg is None:
         return PlainBatch(sock, most_bytes)
     return KernelBatch(sock, most_bytes, memory)
