@@ -9,10 +9,13 @@ import sys
 import oread
 
 NAMES = [
+    *("Attachment", "Failure", "HandlerAbandoned", "HandlerChange", "HandlerLeakWarning", "HandlerOptions"),
+    *("Subscription", "SubscriptionOverflow", "SubscriptionStatistics"),
     *(
         "BadRequest",
         "Bound",
         "Busy",
+        "Client",
         "Datagram",
         "DatagramLimits",
         "DrainReport",
@@ -20,9 +23,11 @@ NAMES = [
         "EndpointError",
     ),
     *("HandlerCancelled", "HandlerError", "HandlerInfo", "Headers", "HttpLimits", "HttpRequest"),
-    *("HttpResponse", "Message", "MessageError", "NotAllowed", "NotFound", "OreadError", "Peer"),
-    *("Registration", "RegistrationError", "Registry", "Reply", "Service", "Statistics", "StreamLimits"),
-    *("TimedOut", "TooLarge", "open_service", "serve"),
+    *("HttpResponse", "ItemStream", "Message", "MessageError", "NotAllowed", "NotFound", "OreadError"),
+    "Peer",
+    *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service"),
+    *("Statistics", "StreamLimits"),
+    *("TimedOut", "TooLarge", "connect", "open_service", "serve"),
 ]
 
 

@@ -2,88 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from markdown_examples import (
+    ROOT,
+    by_name,
+    check_console,
+    read_blocks,
+    read_commands,
+    run,
+    running,
+    skip_if_taken,
+)
 
 from oread.endpoints import OPTIONS
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXAMPLES = dict(re.findall(r"<!-- example: (.+?) -->\n```\w+\n(.*?)```\n", README, re.DOTALL))
+EXAMPLES = by_name(read_blocks(README), "example")
 FIXED_PORTS = ((7007, socket.SOCK_STREAM), (7007, socket.SOCK_DGRAM), (7080, socket.SOCK_STREAM))
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def skip_if_ports_are_taken() -> None:
-    """The examples have fixed ports; somebody may use them."""
-    for port, kind in FIXED_PORTS:
-        with socket.socket(socket.AF_INET, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                pytest.skip(f"port {port} is taken")
-
-
-@contextmanager
-def running(command: list[str], ready_line: str) -> Iterator[None]:
-    """Run a server for the block, once its output has this line."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=ENVIRONMENT
-    )
-    watchdog = threading.Timer(60, process.kill)
-    watchdog.start()
-    try:
-        assert process.stdout is not None
-        assert any(line.strip() == ready_line for line in process.stdout)
-        yield
-    finally:
-        watchdog.cancel()
-        process.terminate()
-        process.communicate()
-
-
-def parse_console(text: str) -> list[tuple[str, str]]:
-    """Return each command of a console block with its output."""
-    return [
-        (command, output)
-        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)
-    ]
-
-
-def check_console(example: str) -> None:
-    """Run the commands of an example; compare what they print."""
-    commands = parse_console(EXAMPLES[example])
-    assert len(commands) == 3
-    for command, expected in commands:
-        tool = next(word for word in command.split() if word in ("nc", "socat", "curl", "oread"))
-        if shutil.which(tool, path=ENVIRONMENT["PATH"]) is None:
-            pytest.skip(f"{tool} is not installed")
-        result = subprocess.run(
-            ["/bin/sh", "-c", command],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=ENVIRONMENT,
-            check=False,
-        )
-        assert (command, result.stdout.rstrip("\n")) == (command, expected.rstrip("\n"))
 
 
 def test_the_first_program_answers_the_second_terminal(tmp_path: Path) -> None:
     """The first screen's program is called by the three tools, as printed."""
-    skip_if_ports_are_taken()
+    skip_if_taken(FIXED_PORTS)
     announcing = EXAMPLES["hello.py"].replace(
         "trio.run(oread.serve, registry, *urls)",
         "async def main():\n"
@@ -95,7 +40,12 @@ def test_the_first_program_answers_the_second_terminal(tmp_path: Path) -> None:
     assert announcing != EXAMPLES["hello.py"]
     (tmp_path / "hello.py").write_text(announcing)
     with running([sys.executable, str(tmp_path / "hello.py")], "ready"):
-        check_console("second terminal")
+        check_console(EXAMPLES["second terminal"])
+
+
+def test_the_consoles_show_each_transport_once() -> None:
+    """The two consoles of the README have three commands each."""
+    assert [len(read_commands(EXAMPLES[name])) for name in ("second terminal", "call")] == [3, 3]
 
 
 def test_the_first_program_is_short() -> None:
@@ -106,21 +56,15 @@ def test_the_first_program_is_short() -> None:
 
 def test_the_embedding_example_runs() -> None:
     """The service inside somebody's own trio.run prints what is said."""
-    result = subprocess.run(
-        [sys.executable, "-c", EXAMPLES["embedding.py"]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = run([sys.executable, "-c", EXAMPLES["embedding.py"]])
     assert (result.stdout, result.stderr) == ("tcp: HELLO\n0 handlers had to be cancelled\n", "")
 
 
 def test_the_calls_of_the_demo_set_print_what_they_say() -> None:
     """`oread call` against `oread serve`, as printed."""
-    skip_if_ports_are_taken()
+    skip_if_taken(FIXED_PORTS)
     with running([sys.executable, "-m", "oread", "serve"], "In a second terminal:"):
-        check_console("call")
+        check_console(EXAMPLES["call"])
 
 
 @pytest.mark.parametrize("example", ["serve", "test"])

@@ -6,6 +6,7 @@ import gc
 import os
 import resource
 import socket
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -366,6 +367,33 @@ def test_keyboard_interrupt_in_a_handler_ends_the_program() -> None:
 
         signal.raise_signal(signal.SIGINT)
         return data
+
+    async def main() -> None:
+        async with oread.open_service(registry, "tcp://127.0.0.1:0/stop") as service:
+            with socket.create_connection(("127.0.0.1", service.endpoints[0].port)) as client:
+                client.sendall(b"x")
+                await trio.sleep_forever()
+
+    with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+        trio.run(main)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_keyboard_interrupt_in_a_generator_ends_the_program(kind: str) -> None:
+    """Ctrl-C where a handler makes the items of its reply is as if it came in the handler."""
+    registry = oread.Registry()
+
+    def items(data: bytes) -> Iterator[bytes]:
+        import signal
+
+        signal.raise_signal(signal.SIGINT)
+        yield data
+
+    async def async_items(data: bytes) -> AsyncIterator[bytes]:
+        for item in items(data):
+            yield item
+
+    registry.on("stop", items if kind == "sync" else async_items)
 
     async def main() -> None:
         async with oread.open_service(registry, "tcp://127.0.0.1:0/stop") as service:

@@ -6,42 +6,64 @@ This module holds the public names and executes nothing.
 
 from __future__ import annotations
 
+from oread.client import Client, ItemStream, connect
 from oread.endpoints import Endpoint
 from oread.errors import (
     BadRequest,
     Busy,
     EndpointError,
+    HandlerAbandoned,
     HandlerCancelled,
     HandlerError,
+    HandlerLeakWarning,
     MessageError,
     NotAllowed,
     NotFound,
     OreadError,
     RegistrationError,
+    SubscriptionOverflow,
     TimedOut,
     TooLarge,
 )
 from oread.limits import DatagramLimits, HttpLimits, StreamLimits
-from oread.messages import Datagram, Headers, HttpRequest, HttpResponse, Message, Peer, Reply
-from oread.registry import HandlerInfo, Registration, Registry
+from oread.messages import Datagram, Headers, HttpRequest, HttpResponse, Message, Peer, Reply, ServerSentEvent
+from oread.registry import (
+    Attachment,
+    Failure,
+    HandlerChange,
+    HandlerInfo,
+    HandlerOptions,
+    Registration,
+    Registry,
+    Subscription,
+    SubscriptionStatistics,
+)
 from oread.service import Bound, DrainReport, Service, Statistics, open_service, serve
 
 __all__ = [
+    "Attachment",
     "BadRequest",
     "Bound",
     "Busy",
+    "Client",
     "Datagram",
     "DatagramLimits",
     "DrainReport",
     "Endpoint",
     "EndpointError",
+    "Failure",
+    "HandlerAbandoned",
     "HandlerCancelled",
+    "HandlerChange",
     "HandlerError",
     "HandlerInfo",
+    "HandlerLeakWarning",
+    "HandlerOptions",
     "Headers",
     "HttpLimits",
     "HttpRequest",
     "HttpResponse",
+    "ItemStream",
     "Message",
     "MessageError",
     "NotAllowed",
@@ -52,11 +74,16 @@ __all__ = [
     "RegistrationError",
     "Registry",
     "Reply",
+    "ServerSentEvent",
     "Service",
     "Statistics",
     "StreamLimits",
+    "Subscription",
+    "SubscriptionOverflow",
+    "SubscriptionStatistics",
     "TimedOut",
     "TooLarge",
+    "connect",
     "open_service",
     "serve",
 ]

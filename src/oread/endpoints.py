@@ -8,6 +8,7 @@ with what would be right. An endpoint is a frozen value and holds no socket.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -25,6 +26,11 @@ LIMITS: Mapping[str, type[Limits]] = {
     "udp": DatagramLimits,
 }
 """The schemes that are served, and the limits of each."""
+
+JSONRPC = "jsonrpc"
+"""The framing of documents that name their events."""
+
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 LOOPBACK = "127.0.0.1"
 """What an empty host means: every interface has to be said."""
@@ -49,15 +55,30 @@ def _text(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    if not _PATH.fullmatch(text):
+        raise ValueError("must be a path such as /rpc, with nothing in it that would be encoded")
+    return text
+
+
+FAILURE_POLICIES = ("isolate", "close", "stop")
+"""What a handler's failure ends: its exchange, also its connection, or the service."""
 _STREAM_OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "framing": _one_of("raw", "lines", "length"),
+    "framing": _one_of("raw", "lines", "length", JSONRPC),
     "reuse_port": _boolean,
+    "failure": _one_of(*FAILURE_POLICIES),
 }
 OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
     "tcp": _STREAM_OPTIONS,
-    "unix": {"framing": _STREAM_OPTIONS["framing"], "event": _text},
-    "http": {"reuse_port": _boolean},
+    "unix": {name: _STREAM_OPTIONS[name] for name in ("framing", "failure")} | {"event": _text},
+    "http": {
+        "reuse_port": _boolean,
+        "openapi": _boolean,
+        "rpc": _path,
+        "failure": _STREAM_OPTIONS["failure"],
+    },
     "udp": {
+        "framing": _one_of("raw", JSONRPC),
         "reply": _one_of("none", "unicast"),
         "interface": _text,
         "source": _text,
@@ -65,6 +86,7 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "receive_own": _boolean,
         "reuse_port": _boolean,
         "shared": _boolean,
+        "failure": _one_of(*FAILURE_POLICIES),
     },
 }
 """The options of each scheme that are not limits."""
@@ -83,9 +105,13 @@ class Endpoint:
     port: int = 0
     """0 lets the kernel pick one."""
     event: str = ""
-    """The event that every message is dispatched under; empty for `http`, where the path says it."""
+    """The event that every message is dispatched under; empty where each names its own: `http`, `jsonrpc`."""
     limits: Limits
     framing: str = "raw"
+    rpc: str | None = None
+    """Of `http`: the path where JSON-RPC is served."""
+    openapi: bool = False
+    """Of `http`: whether GET /openapi.json describes what is served."""
     reply: str | None = None
     """`none` or `unicast`; None is the default of the address's mode."""
     interface: str | None = None
@@ -94,6 +120,8 @@ class Endpoint:
     receive_own: bool = False
     reuse_port: bool = False
     shared: bool = False
+    failure: str = "isolate"
+    """One of `FAILURE_POLICIES`."""
     query: str = ""
     """The options as they were written."""
 
@@ -131,7 +159,10 @@ class Endpoint:
                 )
         if port is None:
             raise EndpointError(f"{url!r}: a port is needed (0 picks a free one)")
-        if not event and scheme != "http" and not calling:
+        names_own = scheme == "http" or options.get("framing") == JSONRPC
+        if event and names_own and not calling:
+            raise EndpointError(f"{url!r}: with framing=jsonrpc the method of each call names its event")
+        if not event and not names_own and not calling:
             where = "?event=NAME" if scheme == "unix" else "/NAME"
             raise EndpointError(f"{url!r}: an event is needed: {scheme}://...{where}")
         return cls(scheme=scheme, host=host or LOOPBACK, port=port, event=event, query=parts.query, **options)

@@ -103,3 +103,28 @@ class EndpointError(OreadError, ValueError):
 
 class RegistrationError(OreadError, TypeError):
     """A handler cannot be registered as it is."""
+
+
+class HandlerAbandoned(OreadError):
+    """A handler's thread runs on after its call was given up.
+
+    A thread can't be cancelled: what it still returns is dropped.
+    """
+
+
+class SubscriptionOverflow(OreadError):
+    """A subscription was full, and was asked to fail then.
+
+    Args:
+        event: what was subscribed to.
+        capacity: how many messages it held.
+    """
+
+    def __init__(self, event: str, capacity: int) -> None:
+        super().__init__(f"subscription to {event!r}: more than {capacity} messages wait to be taken")
+        self.event = event
+        self.capacity = capacity
+
+
+class HandlerLeakWarning(RuntimeWarning):
+    """An event has more handlers than expected: some may never be removed."""

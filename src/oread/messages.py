@@ -209,3 +209,33 @@ class HttpResponse:
     body: bytes = attrs.field(default=b"", converter=_to_bytes)
     status: int = 200
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_to_pairs)
+
+
+def _check_one_line(_instance: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None and any(mark in value for mark in "\r\n\0"):
+        raise ValueError(f"{attribute.name}={value!r}: one line without NUL is needed")
+
+
+def _check_milliseconds(_instance: object, attribute: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise ValueError(f"{attribute.name}={value!r}: whole milliseconds from 0 on are needed")
+
+
+@attrs.frozen
+class ServerSentEvent:
+    """One item of a streamed reply, with what only event streams can say.
+
+    Where the reply is no event stream (`Accept: text/event-stream` was not
+    asked, or it goes by another transport) its data is the item.
+
+    Args:
+        data: what any item can be: text, UTF-8 bytes, a JSON-able value.
+        event: its type; None is `message`.
+        id: what a client that reconnects says it has seen last.
+        retry: milliseconds a client is to wait before it reconnects.
+    """
+
+    data: Any
+    event: str | None = attrs.field(default=None, validator=_check_one_line)
+    id: str | None = attrs.field(default=None, validator=_check_one_line)
+    retry: int | None = attrs.field(default=None, validator=_check_milliseconds)

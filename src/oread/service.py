@@ -24,13 +24,16 @@ from typing import Any
 import attrs
 import trio
 
-from oread.endpoints import Endpoint
+from oread.dispatch import Failed
+from oread.endpoints import JSONRPC, Endpoint
 from oread.errors import EndpointError
 from oread.listeners.datagrams import DatagramListener
 from oread.listeners.http_listener import HttpListener
+from oread.listeners.jsonrpc_http import JsonRpcHttpListener
+from oread.listeners.jsonrpc_streams import JsonRpcListener
 from oread.listeners.runtime import EndpointStatistics, Failures, Listener, Runtime
 from oread.listeners.stream_listener import StreamListener
-from oread.reactor import Poller, Reactor, RunnerPool, open_poller
+from oread.reactor import STALL_SECONDS, Poller, Reactor, RunnerPool, Watchdog, open_poller
 from oread.registry import Registry
 from oread.sockets.datagrams import DatagramSocket, adopt_datagram_socket, open_datagram_sockets
 from oread.sockets.streams import descriptor_room, open_stream_sockets, path_inode, remove_unix_path
@@ -61,6 +64,8 @@ class Statistics:
 
     uptime_seconds: float
     endpoints: tuple[EndpointStatistics, ...]
+    stalls: int
+    """Times that an inline handler held up every other one for `stall_seconds`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -77,8 +82,9 @@ class DrainReport:
 class Service:
     """A running service; made by `open_service`."""
 
-    def __init__(self, runtime: Runtime, listeners: Sequence[Listener]) -> None:
+    def __init__(self, runtime: Runtime, listeners: Sequence[Listener], watchdog: Watchdog) -> None:
         self._runtime = runtime
+        self._watchdog = watchdog
         self._listeners = tuple(listeners)
         self._begun = trio.current_time()
         self._drain_lock = trio.Lock()
@@ -95,11 +101,17 @@ class Service:
         """The endpoints as bound, with their real ports, in the order given."""
         return tuple(listener.endpoint for listener in self._listeners)
 
+    @property
+    def failed(self) -> Failed | None:
+        """The handler's failure that ends it, on an endpoint with `failure=stop`."""
+        return self._runtime.failed
+
     def statistics(self) -> Statistics:
         """Return a snapshot of all counters."""
         return Statistics(
             uptime_seconds=trio.current_time() - self._begun,
             endpoints=tuple(listener.statistics() for listener in self._listeners),
+            stalls=self._watchdog.stalls,
         )
 
     async def drain(self, seconds: float = DRAIN_SECONDS) -> DrainReport:
@@ -134,6 +146,10 @@ class Service:
             listener.abort()
         return DrainReport(seconds=trio.current_time() - begun, cancelled=cancelled, closed=max(0, closed))
 
+    async def wait_idle(self) -> None:
+        """Wait until no async handler runs, and none is about to."""
+        await self._runtime.runners.wait_idle()
+
     async def wait_drained(self) -> None:
         """Wait until a drain, begun by whomever, has ended."""
         await self._drained.wait()
@@ -141,7 +157,10 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def open_service(
-    registry: Registry, *endpoints: str | Endpoint | Bound, poller: Poller | None = None
+    registry: Registry,
+    *endpoints: str | Endpoint | Bound,
+    poller: Poller | None = None,
+    stall_seconds: float = STALL_SECONDS,
 ) -> AsyncIterator[Service]:
     """Serve a registry on these endpoints for the length of the block.
 
@@ -151,11 +170,15 @@ async def open_service(
         registry: may be changed while it is served.
         endpoints: URLs, `Endpoint`s, or sockets already open as `Bound`.
         poller: another source of readiness, for in-memory transports.
+        stall_seconds: how long an inline handler may hold up all others before
+            it is named in the log, in real time whatever the clock; looked at
+            by a thread, which `math.inf` does without.
 
     Raises:
         EndpointError: a URL or option that can't be used.
         RegistrationError: an event with no handler, or one the endpoint can't serve.
         OSError: an address can't be bound. Nothing is left open in any case.
+        Exception: what a handler raised on an endpoint with `failure=stop`.
 
     Cancellation: handlers are cancelled, then every socket is closed.
     """
@@ -167,26 +190,32 @@ async def open_service(
         runners=RunnerPool(context),
         registry=registry,
         context=context,
-        failures=Failures(reactor),
+        failures=Failures(reactor, registry),
         room=descriptor_room(),
     )
+    watchdog = Watchdog(reactor, stall_seconds)
     body_error: BaseException | None = None
+    only_error: BaseException | None = None
     with contextlib.ExitStack() as stack:
         stack.callback(opened_poller.close)
         listeners = await _open_listeners(runtime, endpoints, stack)
         try:
             async with _running(runtime, listeners):
+                stack.enter_context(watchdog)
                 try:
-                    yield Service(runtime, listeners)
+                    yield Service(runtime, listeners, watchdog)
                 finally:
                     body_error = sys.exc_info()[1]
         except BaseExceptionGroup as group:
-            if _only_leaf(group) is not body_error:
+            only_error = _only_leaf(group)
+            if only_error is not body_error and not _is_stop(runtime, only_error):
                 raise
-        else:
-            return
-    if body_error is not None:  # as the block raised it, not inside two groups
-        raise body_error
+    if only_error is not None:  # as the block, or a handler, raised it, not inside two groups
+        raise only_error
+
+
+def _is_stop(runtime: Runtime, error: BaseException) -> bool:
+    return runtime.failed is not None and error is runtime.failed.error
 
 
 def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -268,11 +297,11 @@ def _make_listener(runtime: Runtime, endpoint: Endpoint, sockets: Sequence[Any])
         _check_listening(endpoint, sock)
         sock.setblocking(False)
     bound = _as_bound(endpoint, sockets[0].getsockname())
-    return (
-        HttpListener(runtime, bound, sockets)
-        if endpoint.scheme == "http"
-        else StreamListener(runtime, bound, sockets)
-    )
+    if endpoint.scheme == "http":
+        make_http = HttpListener if endpoint.rpc is None else JsonRpcHttpListener
+        return make_http(runtime, bound, sockets)
+    make_streams = JsonRpcListener if endpoint.framing == JSONRPC else StreamListener
+    return make_streams(runtime, bound, sockets)
 
 
 def _check_listening(endpoint: Endpoint, sock: Any) -> None:
@@ -299,6 +328,7 @@ async def _running(runtime: Runtime, listeners: Sequence[Listener]) -> AsyncIter
         try:
             async with trio.open_nursery() as inner:
                 runtime.runners.start(inner)
+                inner.start_soon(_raise_failure, runtime)
                 for listener in listeners:
                     listener.start()
                 try:
@@ -310,6 +340,13 @@ async def _running(runtime: Runtime, listeners: Sequence[Listener]) -> AsyncIter
             for listener in listeners:
                 listener.abort()
             scope.cancel()
+
+
+async def _raise_failure(runtime: Runtime) -> None:
+    """Let the failure of a handler end the service, where its endpoint says so."""
+    await runtime.stopping.wait()
+    if runtime.failed is not None:
+        raise runtime.failed.error
 
 
 async def _run_reactor(reactor: Reactor, scope: trio.CancelScope, listeners: Sequence[Listener]) -> None:
@@ -331,6 +368,7 @@ async def _run_reactor(reactor: Reactor, scope: trio.CancelScope, listeners: Seq
 async def serve(
     registry: Registry,
     *endpoints: str | Endpoint | Bound,
+    stall_seconds: float = STALL_SECONDS,
     task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a registry until cancelled, or until the service has been drained.
@@ -340,13 +378,14 @@ async def serve(
     Args:
         registry: may be changed while it is served.
         endpoints: URLs, `Endpoint`s, or sockets already open as `Bound`.
+        stall_seconds: as in `open_service`.
         task_status: is given the `Service` once everything is bound.
 
     Raises:
-        EndpointError, RegistrationError, OSError: as `open_service`.
+        EndpointError, RegistrationError, OSError, Exception: as `open_service`.
 
     Cancellation: as leaving `open_service`.
     """
-    async with open_service(registry, *endpoints) as service:
+    async with open_service(registry, *endpoints, stall_seconds=stall_seconds) as service:
         task_status.started(service)
         await service.wait_drained()

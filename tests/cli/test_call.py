@@ -275,6 +275,20 @@ def test_handlers_are_listed(run: Callable[..., Any], tmp_path: Path) -> None:
             "methods": ["GET"],
             "exposed": True,
             "once": False,
+            "schema": {
+                "payload": None,
+                "reply": {
+                    "$schema": "https://json-schema.org/draft/2020-12/schema",
+                    "type": "string",
+                    "contentMediaType": "*/*",
+                },
+                "captures": {
+                    "order_id": {
+                        "$schema": "https://json-schema.org/draft/2020-12/schema",
+                        "type": "integer",
+                    }
+                },
+            },
         }
     ]
     assert json.loads(run("handlers", "--json").stdout)[0]["event"] == "echo"

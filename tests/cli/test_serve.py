@@ -240,6 +240,27 @@ def test_a_failing_handler_is_one_json_line_with_its_traceback(
     assert daemon.wait()[0] == 0
 
 
+def test_a_failure_that_stops_the_service_is_one_line_and_1(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    """With failure=stop the process ends by itself, and the last line says by whom."""
+    (tmp_path / "bad.py").write_text(
+        "import oread\nregistry = oread.Registry()\n"
+        "@registry.on('bad')\ndef bad(data: bytes):\n    raise LookupError('on purpose')\n"
+    )
+    daemon = serve("udp://127.0.0.1:0/bad?failure=stop", "--app", "bad")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"x", ("127.0.0.1", daemon.port()))
+        status, rest = daemon.wait()
+    assert status == 1
+    last = json.loads(rest.splitlines()[-1])
+    assert (
+        last["event"]
+        == "stopped: bad.bad failed with LookupError('on purpose') on an endpoint with failure=stop"
+    )
+    assert "exception" not in last
+
+
 APPS = {
     "broken_syntax": "def f(:\n",
     "raises": "raise ValueError('two\\nlines')\n",

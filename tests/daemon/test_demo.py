@@ -107,6 +107,19 @@ def test_the_hint_names_an_event_that_exists() -> None:
     )
 
 
+def test_the_hint_for_json_rpc_is_a_whole_request() -> None:
+    """It calls the first plain event, through a shell's quotes."""
+    registry = oread.Registry()
+    registry.on("it's", lambda: b"")
+    request = """'{"jsonrpc": "2.0", "method": "it'"'"'s", "id": 1}'"""
+    for url, client in {
+        "tcp://127.0.0.1:7007?framing=jsonrpc": "nc -N 127.0.0.1 7007",
+        "unix:///run/oread.sock?framing=jsonrpc": "nc -NU /run/oread.sock",
+        "udp://127.0.0.1:7007?framing=jsonrpc": "nc -u -w 1 127.0.0.1 7007",
+    }.items():
+        assert suggest_call(oread.Endpoint.parse(url), registry) == f"echo {request} | {client}"
+
+
 def log_a_failure() -> None:
     """Log one record with a traceback."""
     try:

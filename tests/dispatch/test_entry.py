@@ -126,20 +126,13 @@ def test_what_can_not_be_filled_is_refused(handler: Any) -> None:
 
 
 def test_unserved_types_are_refused() -> None:
-    """A payload type that is not served, a view in an async handler, a generator."""
-
-    def wrong(data: dict[str, int]) -> None: ...
+    """A view in an async handler, an annotation that names nothing."""
 
     async def view(data: memoryview) -> None: ...
 
-    def stream(data: bytes) -> Any:
-        yield data
-
     def unknown(data: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
 
-    def capture(name: object.__class__) -> None: ...  # type: ignore[valid-type]
-
-    for handler in (wrong, view, stream, unknown):
+    for handler in (view, unknown):
         with pytest.raises(RegistrationError):
             read_signature(handler, ("name",))
 
@@ -302,7 +295,7 @@ def test_replies_become_bytes(reply: Any, payload: bytes | None) -> None:
     assert encode_payload(reply) == payload
 
 
-@pytest.mark.parametrize("make", [lambda: 3, lambda: "\ud800", object, coroutine])
+@pytest.mark.parametrize("make", [lambda: {3}, lambda: "\ud800", object, coroutine])
 def test_what_can_not_be_sent_is_the_handlers_error(make: Any) -> None:
     """A reply of another type is said to be one; a forgotten coroutine is closed."""
     with pytest.raises(HandlerError):

@@ -398,7 +398,7 @@ async def test_message_tells_where_it_came_from(registry: oread.Registry, serve_
 @pytest.mark.parametrize(
     ("event", "options", "says"),
     [
-        ("text", "", "cut inside a character"),
+        ("text", "", "cut anywhere"),
         ("http", "", "takes HttpRequest"),
         ("http", "?framing=lines", "takes HttpRequest"),
         ("session", "?framing=lines", "session only"),

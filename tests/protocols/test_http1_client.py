@@ -189,3 +189,42 @@ def test_nothing_is_read_behind_the_response() -> None:
     assert isinstance(machine.receive(CONTINUE * 16 + data + data), ClientResponse)
     assert machine.receive(data) is None
     assert machine.receive_eof() is None
+
+
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\none\r\n2;x=y\r\ntw\r\n1\r\no\r\n0\r\nA: b\r\n\r\n"
+)
+
+
+def test_chunks_are_pieces_however_they_are_cut() -> None:
+    """With `in_pieces` every chunk is one piece, at every single cut and byte by byte."""
+    for cuts in ([len(CHUNKED)], range(1, len(CHUNKED)), *([at] for at in range(1, len(CHUNKED)))):
+        machine = HttpClientProtocol(HttpLimits(), "GET", in_pieces=True)
+        pieces, response = [], None
+        for begin, end in zip([0, *cuts], [*cuts, len(CHUNKED)], strict=True):
+            response = machine.receive(CHUNKED[begin:end]) or response
+            pieces += machine.take_pieces()
+        assert pieces == [b"one", b"tw", b"o"]
+        assert isinstance(response, ClientResponse)
+        assert (response.body, response.keep_alive) == (b"", True)
+
+
+def test_pieces_are_bounded_each_and_not_together() -> None:
+    """A stream without an end is fine; one chunk over the bound is not."""
+    limits = HttpLimits(body_bytes=10)
+    machine = HttpClientProtocol(limits, "GET", in_pieces=True)
+    machine.receive(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(100):
+        assert machine.receive(b"a\r\n0123456789\r\n") is None
+    assert machine.take_pieces() == [b"0123456789"] * 100
+    assert isinstance(machine.receive(b"b\r\n0123456789x"), Refusal)
+
+
+def test_a_response_with_something_behind_it_is_the_last() -> None:
+    """What nobody asked for ends the reuse of the connection."""
+    response = HttpClientProtocol(HttpLimits(), "GET").receive(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP"
+    )
+    assert isinstance(response, ClientResponse)
+    assert (response.body, response.keep_alive) == (b"ok", False)

@@ -16,7 +16,15 @@ from oread.limits import HttpLimits
 from oread.protocols import http1_reply
 from oread.protocols.http1 import HttpServerProtocol
 from oread.protocols.http1_head import RequestHead
-from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response, http_date
+from oread.protocols.http1_reply import (
+    CONTINUE,
+    LAST_CHUNK,
+    encode_chunk,
+    encode_refusal,
+    encode_response,
+    encode_stream_head,
+    http_date,
+)
 
 DATE = http_date(784_111_777)
 
@@ -241,3 +249,47 @@ def test_refusals() -> None:
 def test_dates_are_imf_fixdates(seconds: int) -> None:
     """The standard library writes the same date, by a longer way."""
     assert http_date(seconds).decode() == email.utils.formatdate(seconds, usegmt=True)
+
+
+@given(chunks=st.lists(st.binary(max_size=300), max_size=6), connection=st.sampled_from(["x", "close"]))
+def test_streamed_response_parses_elsewhere(chunks: list[bytes], connection: str) -> None:
+    """h11 reads a head, chunks and the last one as what was put in; empty ones do not end it."""
+    head = head_of(connection=connection)
+    data = encode_stream_head(
+        200, (("X-A", "b"),), head_request=head, close=False, date=DATE, content_type="text/plain"
+    )
+    data += b"".join(map(encode_chunk, chunks)) + LAST_CHUNK
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(data)
+    response: Any = client.next_event()
+    body = b""
+    while isinstance(event := client.next_event(), h11.Data):
+        body += bytes(event.data)
+    assert isinstance(event, h11.EndOfMessage)
+    assert body == b"".join(chunks)
+    assert dict(response.headers)[b"x-a"] == b"b"
+    assert (dict(response.headers).get(b"connection") == b"close") == (connection == "close")
+
+
+def test_streamed_response_to_http_1_0_has_no_chunks() -> None:
+    """It ends with the connection, whatever the client would keep."""
+    head = head_of(version="1.0", connection="keep-alive")
+    data = encode_stream_head(200, (), head_request=head, close=False, date=DATE, content_type=None)
+    assert b"Connection: close\r\n" in data
+    assert b"Transfer-Encoding" not in data
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_streamed_response_needs_a_status_with_a_body(status: int) -> None:
+    """What has no body has none to stream."""
+    with pytest.raises(HandlerError, match=str(status)):
+        encode_stream_head(status, (), head_request=head_of(), close=False, date=DATE, content_type=None)
+
+
+@pytest.mark.parametrize("fields", [(("X", "a\r\nb"),), (("Content-Length", "5"),), (({}, "x"),)])
+def test_streamed_response_takes_no_injection(fields: Any) -> None:
+    """Fields are checked as those of any response."""
+    with pytest.raises(HandlerError):
+        encode_stream_head(200, fields, head_request=head_of(), close=False, date=DATE, content_type=None)

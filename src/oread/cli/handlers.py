@@ -8,6 +8,7 @@ import msgspec
 from oread.cli.application import load_registry
 from oread.cli.options import APP_HELP
 from oread.daemon.demo import make_demo_registry
+from oread.dispatch.schema import answers_messages, event_schema
 from oread.registry import HandlerInfo
 
 COLUMNS = ("event", "kind", "payload", "methods", "handler")
@@ -15,7 +16,7 @@ COLUMNS = ("event", "kind", "payload", "methods", "handler")
 
 @click.command()
 @click.option("--app", metavar="MODULE:NAME", help=APP_HELP)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, with the schema of each.")
 def handlers(app: str | None, *, as_json: bool) -> None:
     """List the events of a registry and their handlers, in order.
 
@@ -35,6 +36,7 @@ def _as_dict(info: HandlerInfo) -> dict[str, object]:
         "methods": info.methods,
         "exposed": info.exposed,
         "once": info.once,
+        "schema": event_schema(info) if answers_messages(info) else None,
     }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from oread.daemon.demo import LOOPBACK_INTERFACE
-from oread.endpoints import Endpoint
+from oread.endpoints import JSONRPC, Endpoint
 from oread.registry import Registry
 from oread.sockets.interfaces import read_interfaces
 
@@ -22,14 +23,20 @@ def suggest_call(endpoint: Endpoint, registry: Registry) -> str:
     """
     if endpoint.scheme == "http":
         return _suggest_http(endpoint, registry)
+    text = _TRY if endpoint.framing != JSONRPC else shlex.quote(_write_request(registry))
     if endpoint.scheme == "unix":
-        return f"echo {_TRY} | nc -NU {shlex.quote(endpoint.host)}"
+        return f"echo {text} | nc -NU {shlex.quote(endpoint.host)}"
     if endpoint.framing == "length":  # nc has no way to write the length
         return f"oread call {shlex.quote(str(endpoint))} {_TRY}"
     host = _reachable(endpoint.host)
     if endpoint.scheme == "tcp":
-        return f"echo {_TRY} | nc -N {host} {endpoint.port}"
-    return _suggest_datagram(endpoint, host)
+        return f"echo {text} | nc -N {host} {endpoint.port}"
+    return _suggest_datagram(endpoint, host, text)
+
+
+def _write_request(registry: Registry) -> str:
+    event = next((event for event in registry.events() if "{" not in event), "hello")
+    return f'{{"jsonrpc": "2.0", "method": {json.dumps(event)}, "id": 1}}'
 
 
 def _suggest_http(endpoint: Endpoint, registry: Registry) -> str:
@@ -41,17 +48,17 @@ def _suggest_http(endpoint: Endpoint, registry: Registry) -> str:
     return f"curl -d {_TRY} {shlex.quote(f'{url}/{events[0]}')}"
 
 
-def _suggest_datagram(endpoint: Endpoint, host: str) -> str:
+def _suggest_datagram(endpoint: Endpoint, host: str, text: str) -> str:
     address = _parse(host)
     mode = "unicast" if address is None else read_interfaces().mode(address)
     if mode == "unicast":
-        return f"echo {_TRY} | nc -u -w 1 {host} {endpoint.port}"
+        return f"echo {text} | nc -u -w 1 {host} {endpoint.port}"
     elsewhere = endpoint.interface not in (None, LOOPBACK_INTERFACE)
     if elsewhere or isinstance(address, IPv6Address):  # socat would need the interface's address
         return f"oread call {shlex.quote(str(endpoint))} {_TRY}"
     # nc hears only the address that it sent to; a group's members answer from their own.
     option = "broadcast" if mode == "broadcast" else "ip-multicast-if=127.0.0.1" if endpoint.interface else ""
-    return f"echo {_TRY} | socat -t 1 - UDP4-DATAGRAM:{host}:{endpoint.port}{',' if option else ''}{option}"
+    return f"echo {text} | socat -t 1 - UDP4-DATAGRAM:{host}:{endpoint.port}{',' if option else ''}{option}"
 
 
 def _reachable(host: str) -> str:

@@ -18,6 +18,7 @@ import trio
 
 from oread.daemon.hints import suggest_call
 from oread.daemon.logs import LazyFormatter, configure_logging
+from oread.dispatch import Failed, isolate
 from oread.endpoints import Endpoint
 from oread.registry import Registry
 from oread.service import DRAIN_SECONDS, DrainReport, Service, open_service
@@ -41,7 +42,8 @@ def run_daemon(
         drain_seconds: how long handlers have after the first signal.
 
     Returns:
-        0 after a drain, else 128 plus the number of the second signal.
+        0 after a drain, 1 after a handler's failure where `failure=stop` is
+        said, else 128 plus the number of the second signal.
 
     Raises:
         EndpointError, RegistrationError, OSError: it could not start; nothing is left open.
@@ -71,13 +73,26 @@ def raise_descriptor_limit() -> None:
 async def _serve(
     registry: Registry, endpoints: Sequence[str | Endpoint], drain_seconds: float, formatter: LazyFormatter
 ) -> int:
-    async with open_service(registry, *endpoints) as service:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            announce(service)
-            await trio.to_thread.run_sync(
-                formatter.load
-            )  # beside the first messages, not before or between them
-            return await _drain_at_signal(service, signals, drain_seconds)
+    service: Service | None = None
+
+    async def run() -> int:
+        nonlocal service
+        async with open_service(registry, *endpoints) as service:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                announce(service)
+                await trio.to_thread.run_sync(
+                    formatter.load
+                )  # beside the first messages, not before or between them
+                return await _drain_at_signal(service, signals, drain_seconds)
+
+    status = await isolate(run())
+    if not isinstance(status, Failed):
+        return int(status)
+    if service is None or service.failed is None or service.failed.error is not status.error:
+        raise status.error
+    name = service.failed.handler or "a handler"
+    log.error("stopped: %s failed with %r on an endpoint with failure=stop", name, status.error)
+    return 1
 
 
 def announce(service: Service) -> None:

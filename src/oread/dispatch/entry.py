@@ -13,94 +13,17 @@ look-up and a call (0.06 µs) where a loop over a chain costs 0.4 µs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
-import msgspec
 
+from oread.dispatch.arguments import make_getter
+from oread.dispatch.compiled import Call, Entry, Failed, Layer, Link, Origin, Start
+from oread.dispatch.gate import Gate
+from oread.dispatch.middleware import Passage, fold_async, fold_sync
 from oread.dispatch.signature import Plan, handler_name
-from oread.errors import BadRequest, NotAllowed, NotFound
-from oread.messages import Message
-
-NEVER_BY_DEFAULT = ("CONNECT", "TRACE")
-"""Methods that no handler serves unless it names them (RFC 9110 9.3.6, 9.3.8)."""
-
-
-class Origin(Protocol):
-    """Where a message came from; makes the `Message` when a handler asks."""
-
-    @property
-    def captures(self) -> Mapping[str, str]:
-        """What the pattern captured."""
-
-    def message(self, data: bytes | memoryview) -> Message:
-        """Make the message with its context."""
-
-    def report(self, failed: Failed) -> None:
-        """Count and log a failure that is not the outcome of the exchange."""
-
-
-@attrs.frozen(eq=False)
-class Failed:
-    """The outcome of a handler that raised."""
-
-    error: Exception
-    handler: str = ""
-
-
-Call = Callable[[Origin, Any], Any]
-Start = Callable[[Origin, Any], Coroutine[Any, Any, Any]]
-
-
-@attrs.frozen(kw_only=True)
-class Link:
-    """One registered handler as the compiler sees it."""
-
-    handler: Callable[..., Any]
-    name: str
-    plan: Plan
-    methods: tuple[str, ...] | None = None
-    exposed: bool = True
-    take: Callable[[], bool] | None = None
-    """For `once`: True the first time it is asked, then never again."""
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Entry:
-    """The compiled handlers of one event; swapped, never mutated."""
-
-    event: str
-    call: Call | None
-    """`call(origin, data) -> value or Failed`; None when a handler is async."""
-    start: Start | None = None
-    """`start(origin, data) -> coroutine`, set exactly when `call` is None."""
-    wants_message: bool = False
-    """Some handler asks for the message: its context must be collected."""
-    links: tuple[Link, ...] = ()
-    by_method: Mapping[str, Entry] | None = None
-    """Set when a handler is limited to HTTP methods; see `entry_for_method`."""
-    session: Callable[[Any], Coroutine[Any, Any, Any]] | None = None
-    """`session(stream) -> coroutine`, whose value is None or `Failed`."""
-
-    def entry_for_method(self, method: str) -> Entry:
-        """Return the entry that serves one HTTP method of this event.
-
-        Raises:
-            NotAllowed: no handler serves this method.
-        """
-        if self.by_method is None:
-            if method in NEVER_BY_DEFAULT:
-                raise NotAllowed(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
-            return self
-        entry = self.by_method.get(method)
-        if entry is None and method == "HEAD":
-            entry = self.by_method.get("GET")
-        if entry is None and method not in NEVER_BY_DEFAULT:
-            entry = self.by_method.get("*")
-        if entry is None:
-            allowed = set(self.by_method) - {"*"}
-            raise NotAllowed(tuple(sorted(allowed | ({"HEAD"} if "GET" in allowed else set()))))
-        return entry
+from oread.dispatch.streamed import keep_async_context, keep_context
+from oread.errors import NotFound, RegistrationError
 
 
 async def isolate(awaitable: Awaitable[Any]) -> Any:
@@ -111,49 +34,119 @@ async def isolate(awaitable: Awaitable[Any]) -> Any:
         return Failed(error)
 
 
+def isolate_call(function: Callable[..., Any], *args: Any) -> Any:
+    """Call something of the user's; an exception becomes `Failed`."""
+    try:
+        return function(*args)
+    except Exception as error:
+        return Failed(error, handler_name(function))
+
+
 def compile_entry(
     event: str,
     links: Sequence[Link],
     session: Callable[..., Any] | None = None,
     *,
+    layers: Sequence[Layer] = (),
+    gate: Gate | None = None,
     split_methods: bool = True,
 ) -> Entry:
     """Compile the handlers of one event, in their order.
 
     With no handler the entry answers every message with NotFound: an event
-    whose last handler was removed while it is being served.
+    whose last handler was removed while it is being served. A gate is kept
+    where the entry is async: of the others there is one call at a time.
+
+    Args:
+        event: its name or pattern.
+        links: its handlers.
+        session: what owns whole stream connections.
+        layers: middleware around the handlers, the outermost first.
+        gate: the bound on its calls.
+        split_methods: whether to compile an entry per HTTP method too.
+
+    Raises:
+        RegistrationError: a sync wrapping layer around an async handler.
     """
-    wants_message = any(link.plan.message is not None for link in links)
-    by_method = (
-        _split_methods(event, links) if split_methods and any(link.methods for link in links) else None
-    )
+    is_async = any(link.plan.is_async for link in links) or any(layer.is_async for layer in layers)
+    if is_async:
+        _refuse_sync_wrapping(event, layers)
+    limited = split_methods and any(link.methods for link in links)
     common: dict[str, Any] = {
         "event": event,
-        "wants_message": wants_message,
+        "wants_message": bool(layers) or any(link.plan.messages for link in links),
         "links": tuple(links),
-        "by_method": by_method,
+        "by_method": _split_methods(event, links, layers, gate) if limited else None,
         "session": None if session is None else _compile_session(session),
+        "layers": tuple(layers),
+        "shield": any(link.shield for link in links),
     }
-    if any(link.plan.is_async for link in links):
-        return Entry(call=None, start=_compile_async(event, links), **common)
-    return Entry(call=_compile_sync(event, links), **common)
+    yields = any(link.plan.streams for link in links)
+    if not is_async:
+        call = _compile_sync(event, links)
+        call = _compile_layers(call, layers) if layers and links else call
+        return Entry(call=keep_context(call) if yields else call, **common)
+    start = _compile_async(event, links)
+    start = _compile_async_layers(start, layers) if layers else start
+    return Entry(call=None, start=keep_async_context(start) if yields else start, gate=gate, **common)
 
 
-def _split_methods(event: str, links: Sequence[Link]) -> Mapping[str, Entry]:
+def _refuse_sync_wrapping(event: str, layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        if layer.kind == "wrapping":
+            raise RegistrationError(
+                f"event {event!r} is async, which the sync middleware {layer.name}(message, call_next) can't "
+                f"wrap; make it `async def` and await call_next(), or a context manager"
+            )
+
+
+def _split_methods(
+    event: str, links: Sequence[Link], layers: Sequence[Layer], gate: Gate | None
+) -> Mapping[str, Entry]:
     """Compile one entry per method; `*` is for all that are not named."""
     methods = {method for link in links for method in link.methods or ()}
-    entries = {
-        method: compile_entry(
-            event,
-            [link for link in links if link.methods is None or method in link.methods],
-            split_methods=False,
-        )
+    groups = {
+        method: [link for link in links if link.methods is None or method in link.methods]
         for method in methods
     }
     unlimited = [link for link in links if link.methods is None]
     if unlimited:
-        entries["*"] = compile_entry(event, unlimited, split_methods=False)
-    return entries
+        groups["*"] = unlimited
+    return {
+        method: compile_entry(event, group, layers=layers, gate=gate, split_methods=False)
+        for method, group in groups.items()
+    }
+
+
+def compile_link(link: Link) -> Call:
+    """Compile one handler alone: `call(origin, data)`, isolated; awaited when it is async."""
+    return _compile_async_one(link) if link.plan.is_async else _compile_one(link)
+
+
+def _compile_layers(inner: Call, layers: Sequence[Layer]) -> Call:
+    step, name = fold_sync(layers), layers[0].name
+
+    def call(origin: Origin, data: Any) -> Any:
+        passage = Passage(origin.message(data), lambda: inner(origin, data))
+        try:
+            return step(passage)
+        except Exception as error:
+            return passage.blame(error, name)
+
+    return call
+
+
+def _compile_async_layers(inner: Start, layers: Sequence[Layer]) -> Start:
+    step, name = fold_async(layers), layers[0].name
+
+    async def start(origin: Origin, data: Any) -> Any:
+        passage = Passage(origin.message(data), lambda: inner(origin, data))
+        try:
+            return await step(passage)
+        except Exception as error:
+            return passage.blame(error, name)
+
+    return start
 
 
 def _compile_sync(event: str, links: Sequence[Link]) -> Call:
@@ -171,7 +164,8 @@ def _compile_sync(event: str, links: Sequence[Link]) -> Call:
 def _takes_payload_only(plan: Plan) -> bool:
     """Tell whether the handler can be called with what arrived as it is."""
     only = plan.positional and list(plan.roles.values()) == ["payload"]
-    return bool(only) and plan.payload in ("bytes", "memoryview")
+    as_it_is = plan.decode is None and not plan.defaults
+    return bool(only) and as_it_is and plan.payload in ("bytes", "memoryview")
 
 
 def _compile_missing(event: str) -> Call:
@@ -267,7 +261,8 @@ def _compile_async_one(link: Link) -> Start:
 
 
 def _compile_async(event: str, links: Sequence[Link]) -> Start:
-    if len(links) == 1 and links[0].take is None:
+    """Compile a chain of which some handler, or a layer around it, is async."""
+    if len(links) == 1 and links[0].plan.is_async and links[0].take is None:
         link = links[0]
         return _compile_async_direct(link) if _takes_payload_only(link.plan) else _compile_async_one(link)
     steps = [(link.take, _compile_invoke(link), link.name, link.plan.is_async) for link in links]
@@ -337,7 +332,7 @@ class _Outcome:
 def _compile_invoke(link: Link) -> Call:
     """Make `invoke(origin, data)`: fetch each argument, call, let it raise."""
     handler, plan = link.handler, link.plan
-    getters = {name: _getter(plan, name, role) for name, role in plan.roles.items()}
+    getters = {name: make_getter(plan, name) for name in plan.roles}
     positional = [getters[name] for name in plan.positional]
     keyword = [(name, getters[name]) for name in plan.keyword]
     if not keyword and len(positional) == 1:
@@ -350,51 +345,3 @@ def _compile_invoke(link: Link) -> Call:
         )
 
     return invoke
-
-
-def _getter(plan: Plan, name: str, role: str) -> Call:
-    if role == "message":
-        assert plan.message is not None
-        return _message_getter(plan.message)
-    if role == "capture":
-        return _capture_getter(name, plan.captures[name])
-    return {"bytes": _get_bytes, "memoryview": _get_view, "str": _get_text}[str(plan.payload)]
-
-
-def _get_bytes(_origin: Origin, data: Any) -> bytes:
-    return data if type(data) is bytes else bytes(data)
-
-
-def _get_view(_origin: Origin, data: Any) -> memoryview:
-    return memoryview(data)
-
-
-def _get_text(_origin: Origin, data: Any) -> str:
-    try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"payload is not UTF-8 at byte {error.start}") from error
-
-
-def _message_getter(wanted: type[Message]) -> Call:
-    def get(origin: Origin, data: Any) -> Message:
-        message = origin.message(data)
-        if not isinstance(message, wanted):
-            raise BadRequest(f"{wanted.__name__} is needed, but the message came by {message.transport}")
-        return message
-
-    return get
-
-
-def _capture_getter(name: str, annotation: Any) -> Call:
-    if annotation is str:
-        return lambda origin, _data: origin.captures[name]
-
-    def get(origin: Origin, _data: Any) -> Any:
-        text = origin.captures[name]
-        try:
-            return msgspec.convert(text, annotation, strict=False)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"{name}={text!r}: {error}") from error
-
-    return get

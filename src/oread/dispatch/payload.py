@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Literal
 
+from oread.dispatch.json_payload import encode_json
 from oread.errors import HandlerError
 from oread.messages import HttpResponse, Reply
+
+BYTES_TYPE = "application/octet-stream"
+JSON_TYPE = "application/json"
+TEXT_TYPE = "text/plain; charset=utf-8"
 
 
 def encode_payload(reply: Any) -> bytes | memoryview | None:
     """Encode one reply; None stays None, which is no reply.
 
+    What is neither bytes, text nor a reply in full is written as JSON.
+
     Raises:
-        HandlerError: the value is nothing that a transport can send.
+        HandlerError: the value is nothing that a transport can send, and the
+            only error there is.
     """
     if reply is None or type(reply) is bytes:
         return reply
@@ -29,9 +38,10 @@ def encode_payload(reply: Any) -> bytes | memoryview | None:
         return reply.body
     if inspect.iscoroutine(reply):
         reply.close()  # a sync function that returned a coroutine: without this Python warns later, elsewhere
-    raise HandlerError(
-        f"a handler returned {type(reply).__qualname__}; bytes, str, Reply or None can be sent"
-    )
+        raise HandlerError("a sync handler returned a coroutine; make it `async def`, or await it")
+    if is_stream(reply):
+        raise HandlerError("a handler returned an iterator, which can't be sent as one payload")
+    return encode_json(reply)
 
 
 def _check_view(view: memoryview) -> bytes | memoryview:
@@ -46,3 +56,10 @@ def _encode_text(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise HandlerError(f"a handler returned text that UTF-8 can't say: {error}") from error
+
+
+def is_stream(reply: Any) -> Literal["sync", "async"] | None:
+    """Tell whether a reply comes item by item, and how it is asked for them."""
+    if isinstance(reply, AsyncIterator):
+        return "async"
+    return "sync" if isinstance(reply, Iterator) else None

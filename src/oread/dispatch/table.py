@@ -39,6 +39,19 @@ class Pattern:
     text: str
     segments: tuple[tuple[str, str], ...]
     """`("literal", text)`, `("one", name)` or, last only, `("tail", name)`."""
+    shape: tuple[str, ...] = attrs.field(init=False, eq=False, repr=False)
+    """What it matches, whatever its captures are called."""
+
+    captures: tuple[str, ...] = attrs.field(init=False, eq=False, repr=False)
+    """The names it captures, from left to right."""
+
+    @shape.default
+    def _read_shape(self) -> tuple[str, ...]:
+        return tuple(f"={name}" if kind == "literal" else kind for kind, name in self.segments)
+
+    @captures.default
+    def _read_captures(self) -> tuple[str, ...]:
+        return tuple(name for kind, name in self.segments if kind != "literal")
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
@@ -60,16 +73,6 @@ class Pattern:
         if any(kind == "tail" for kind, _ in segments[:-1]):
             raise RegistrationError(f"event {text!r}: a {{name:path}} tail must be last")
         return cls(text, segments)
-
-    @property
-    def captures(self) -> tuple[str, ...]:
-        """The names it captures, from left to right."""
-        return tuple(name for kind, name in self.segments if kind != "literal")
-
-    @property
-    def shape(self) -> tuple[str, ...]:
-        """What it matches, whatever its captures are called."""
-        return tuple(f"={name}" if kind == "literal" else kind for kind, name in self.segments)
 
 
 def _parse_segment(text: str, part: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import errno
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from oread.listeners.connection import Socket
+from oread.listeners.roles import Socket
 from oread.listeners.runtime import log
 from oread.reactor import READABLE, Reactor, Timer
 

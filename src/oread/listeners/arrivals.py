@@ -14,13 +14,15 @@ from typing import Any, Protocol
 import trio
 
 from oread.dispatch import Entry, Failed
-from oread.dispatch.entry import Call
+from oread.dispatch.compiled import Call
+from oread.dispatch.gate import Gate
 from oread.endpoints import Endpoint
 from oread.errors import MessageError, RegistrationError
 from oread.listeners.guards import SERVED_PORTS, ReplyGuard, Source, Sources
 from oread.listeners.runtime import Runtime, is_refusal
 from oread.messages import Datagram, Peer
 from oread.reactor import Runner, Timer
+from oread.registry import Slot
 from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import limits_of
 from oread.sockets.interfaces import read_client_ports, read_interfaces
@@ -69,7 +71,7 @@ class Exchanges:
             served_ports=SERVED_PORTS.now,
             client_ports=read_client_ports(),
         )
-        self.slot = runtime.registry.attach(endpoint.event, _check)
+        self.slot = self.find_slot()
         self.failures = 0
         self.refused: Counter[str] = Counter()
         self.closed = False
@@ -77,6 +79,10 @@ class Exchanges:
         self.on_idle = on_idle
         self._jobs: set[Arrival] = set()
         self._delayed: set[DelayedReply] = set()
+
+    def find_slot(self) -> Slot:
+        """Return what always has the entry of the endpoint's event."""
+        return self.runtime.registry.attach(self.endpoint.event, _check)
 
     @property
     def idle(self) -> bool:
@@ -88,11 +94,18 @@ class Exchanges:
         if len(self._jobs) >= self.limits.in_flight:
             self.refused["busy"] += 1
             return
+        gate = self.slot.entry.gate
+        if gate is not None:
+            if not gate.take():
+                self.refused["busy"] += 1
+                return
+            job.gate = gate
         self._jobs.add(job)
         self.runtime.runners.submit(job)
 
     def end(self, job: Arrival) -> None:
         """Forget a job that has ended."""
+        job.give_place()
         self._jobs.discard(job)
         self.on_idle()
 
@@ -111,13 +124,15 @@ class Exchanges:
         self._delayed.discard(reply)
         self.on_idle()
 
-    def report(self, failed: Failed, peer: Sockaddr) -> None:
+    def report(self, failed: Failed, peer: Sockaddr, event: str | None = None) -> None:
         """Count and log a failure; its peer hears nothing."""
         if isinstance(failed.error, MessageError) and is_refusal(failed.error):
             self.refused[failed.error.reason] += 1
         else:
             self.failures += 1
-        self.runtime.failures.report(self.slot.event, failed, Peer(peer[:2], "udp"))
+            if self.endpoint.failure == "stop":
+                self.runtime.stop(failed)
+        self.runtime.failures.report(event or self.slot.event, failed, Peer(peer[:2], "udp"))
 
     def refuse_reply(self, reason: str, request_bytes: int, reply_bytes: int) -> None:
         """Count a reply not sent; name the amplification bound once."""
@@ -145,8 +160,14 @@ class Exchanges:
             if job.runner is not None:
                 self.runtime.runners.cancel(job)
             else:
+                job.give_place()
                 self._jobs.discard(job)
         return cancelled
+
+    def give_places(self) -> None:
+        """Give back what jobs still hold: a hard cancel ends them without a word."""
+        for job in self._jobs:
+            job.give_place()
 
 
 class Outlet(Protocol):
@@ -172,6 +193,7 @@ class Arrival:
         "ancillary",
         "cancelled",
         "data",
+        "gate",
         "peer",
         "route",
         "runner",
@@ -189,6 +211,8 @@ class Arrival:
         self.ancillary: Ancillary = []
         self.runner: Runner | None = None
         self.cancelled = False
+        self.gate: Gate | None = None
+        """Where it holds a place."""
 
     # as an origin
 
@@ -220,6 +244,12 @@ class Arrival:
         self._exchanges.report(failed, self.peer)
 
     # as a job
+
+    def give_place(self) -> None:
+        """Give its place back, if it holds one."""
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.give()
 
     def begin(self) -> Coroutine[Any, Any, Any] | None:
         """Make the coroutine of the handlers as they are now."""
@@ -286,3 +316,8 @@ def _check(entry: Entry) -> None:
         if wanted is not None and not issubclass(Datagram, wanted):
             name = wanted.__name__
             raise RegistrationError(f"event {entry.event!r}: {link.name} asks for {name}; udp has none")
+        if link.plan.streams:
+            raise RegistrationError(
+                f"event {entry.event!r}: {link.name} yields its reply item by item, but a reply by udp is "
+                f"one datagram"
+            )

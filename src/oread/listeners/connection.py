@@ -10,113 +10,38 @@ How it ends:
 * we close in stages: what is pending is sent, writing is shut down, input is
   read away for `linger_seconds`, then the socket is closed. Without that the
   kernel answers unread input with a reset, which can destroy replies in flight;
-* `abort` closes at once.
+* `close` closes at once.
 
 Source: DESIGN.md, Traps of such a reactor; RFC 9112 9.6 for the staged close.
 """
 
 from __future__ import annotations
 
-import contextvars
 import math
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from oread.dispatch import Entry, Failed
-from oread.endpoints import Endpoint
-from oread.limits import StreamLimits
+from oread.listeners.roles import Owner, Socket, read_address
+from oread.listeners.states import (
+    BUSY,
+    CLOSED,
+    CLOSING,
+    DEFERRED,
+    DRAINING,
+    FULL,
+    INPUT_ENDED,
+    LINGERING,
+    MASKED,
+    PEER_GONE,
+    PENDING,
+    READ_BYTES,
+    UNWATCHED,
+)
 from oread.messages import Address, Peer
-from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE, Reactor, Runner, RunnerPool
-
-READ_BYTES = 65_536
-"""One read per readiness, so that one fast sender can't starve the others."""
-
-# State of a connection, as bits of `flags`; 0 is open, idle, nothing pending.
-BUSY = 1 << 0
-"""A handler works for it: it is not read."""
-MASKED = 1 << 1
-"""Input arrived while it is busy: it is not watched for input until it is free."""
-INPUT_ENDED = 1 << 2
-PENDING = 1 << 3
-"""Output waits for the peer."""
-FULL = 1 << 4
-"""So much waits that nothing more is read or served."""
-DEFERRED = 1 << 5
-"""Its next messages wait for the reactor's next pass."""
-CLOSING = 1 << 6
-"""It ends as soon as nothing is pending."""
-LINGERING = 1 << 7
-CLOSED = 1 << 8
-UNWATCHED = 1 << 9
-"""Taken out of the poller, because a hang-up can't be masked."""
-DRAINING = 1 << 10
-"""It ends when its present exchange has ended."""
-PEER_GONE = 1 << 11
-"""The peer's FIN was seen while it is busy."""
+from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE, Runner
 
 _NO_READ = INPUT_ENDED | FULL | CLOSING | MASKED | DEFERRED
-
-
-class Socket(Protocol):
-    """What a connection needs of its socket; memory sockets have it too."""
-
-    def fileno(self) -> int:
-        """See socket(7) for each of these."""
-
-    def recv(self, size: int, /) -> bytes:
-        """Raise BlockingIOError instead of waiting; `b""` is the end of input."""
-
-    def send(self, data: bytes | memoryview, /) -> int:
-        """Raise BlockingIOError instead of waiting."""
-
-    def shutdown(self, how: int, /) -> None:
-        """End one direction."""
-
-    def close(self) -> None:
-        """Close it."""
-
-    def getpeername(self) -> Any:
-        """Raise OSError once the kernel has forgotten the peer."""
-
-    def getsockname(self) -> Any:
-        """Return its own address."""
-
-
-class Owner(Protocol):
-    """The listener, as its connections see it."""
-
-    endpoint: Endpoint
-    reactor: Reactor
-    runners: RunnerPool
-    copy_context: Callable[[], contextvars.Context]
-    messages: int
-    replies: int
-    answered: int
-    """Messages answered at once on the hot path: each counts as a message and a reply."""
-
-    @property
-    def limits(self) -> StreamLimits:
-        """The bounds of the endpoint."""
-
-    def report(self, event: str, failed: Failed, peer: Peer) -> None:
-        """Count and log what a handler raised."""
-
-    def count(self, reason: str) -> None:
-        """Count something refused or dropped, by reason."""
-
-    def forget(self, connection: Connection) -> None:
-        """Take note that a connection has closed."""
-
-
-def _address(ask: Callable[[], Any]) -> Address:
-    try:
-        address = ask()
-    except OSError:
-        return None
-    if isinstance(address, bytes):  # a name in Linux's abstract namespace (unix(7))
-        return "@" + address[1:].decode(errors="replace")
-    return address[:2] if isinstance(address, tuple) else address or None
 
 
 class Connection:
@@ -168,11 +93,11 @@ class Connection:
 
     def peer(self) -> Peer:
         """Return the other side; the address is None once it is forgotten."""
-        return Peer(_address(self.socket.getpeername), self._owner.endpoint.scheme)
+        return Peer(read_address(self.socket.getpeername), self._owner.endpoint.scheme)
 
     def local(self) -> Address:
         """Return the address that the peer connected to."""
-        return _address(self.socket.getsockname)
+        return read_address(self.socket.getsockname)
 
     # what a subclass says
 
@@ -193,6 +118,20 @@ class Connection:
         """Cancel the handler that works for a peer that is gone."""
         if self.flags & BUSY:
             self._owner.runners.cancel(self)
+
+    def on_closed(self) -> None:
+        """Let go of what is under way: it has just closed."""
+
+    def resume(self) -> None:
+        """Go on: see `on_writable`."""
+        self.on_writable()
+
+    def give_place(self) -> None:
+        """Give back what its call holds of a limited event."""
+
+    def cancel_handler(self) -> None:
+        """Cancel what works for it, at the end of a drain."""
+        self._owner.runners.cancel(self)
 
     def in_exchange(self) -> bool:
         """Tell whether a message that has begun to come is not yet answered."""
@@ -223,19 +162,9 @@ class Connection:
 
     # job of the runner pool
 
-    def submit(self, entry: Entry, data: bytes) -> None:
-        """Have a runner call the async handlers of an entry."""
-        self.flags |= BUSY
-        self.job = (entry.start, data)
-        self._owner.runners.submit(self)
-
     def begin(self) -> Coroutine[Any, Any, Any] | None:
         """Make the coroutine; None when the peer was reset while it was queued."""
-        if self.flags & CLOSED:
-            return None
-        start, data = self.job
-        coroutine: Coroutine[Any, Any, Any] = start(self, data)
-        return coroutine
+        raise NotImplementedError
 
     def finish(self, result: Any) -> None:
         """Take what the handler came to."""
@@ -373,7 +302,7 @@ class Connection:
         ):
             self.flags &= ~FULL
         if not self.flags & FULL:
-            self.on_writable()
+            self.resume()
         self.settle()
 
     # ending
@@ -438,6 +367,8 @@ class Connection:
         if self.flags & CLOSED:
             return
         self.flags |= CLOSED
+        if self.flags & BUSY:
+            self.on_closed()
         self.pending = None
         self._owner.reactor.disarm(self)
         self._owner.reactor.close(self.socket)

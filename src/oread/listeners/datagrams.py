@@ -11,9 +11,10 @@ from __future__ import annotations
 import attrs
 import trio
 
-from oread.endpoints import Endpoint
+from oread.endpoints import JSONRPC, Endpoint
 from oread.listeners.arrivals import Exchanges
 from oread.listeners.guards import SERVED_PORTS
+from oread.listeners.jsonrpc_datagrams import JsonRpcExchanges
 from oread.listeners.receiver import Receiver
 from oread.listeners.runtime import EndpointStatistics, Runtime
 from oread.sockets.datagrams import DatagramSocket
@@ -40,7 +41,8 @@ class DatagramListener:
         self.drained = trio.Event()
         self._draining = False
         self._started = False
-        self._exchanges = Exchanges(runtime, self.endpoint, self._settle)
+        make_exchanges = JsonRpcExchanges if endpoint.framing == JSONRPC else Exchanges
+        self._exchanges = make_exchanges(runtime, self.endpoint, self._settle)
         self._receivers = [Receiver(self._exchanges, each) for each in sockets]
 
     def start(self) -> None:
@@ -69,6 +71,7 @@ class DatagramListener:
             return
         self._exchanges.closed = True
         self._exchanges.cancel_all()
+        self._exchanges.give_places()
         if self._started:
             SERVED_PORTS.remove(self.endpoint.port)
         for receiver in self._receivers:

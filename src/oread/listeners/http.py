@@ -11,14 +11,16 @@ rate, idle between requests; the age of a connection ends it after an answer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from oread.dispatch import Entry, Failed
-from oread.errors import HandlerCancelled, HandlerError, MessageError
-from oread.limits import HttpLimits
-from oread.listeners.connection import (
+from oread.dispatch import Failed
+from oread.errors import Busy, HandlerCancelled, HandlerError, MessageError
+from oread.listeners.http_replies import failure_parts, response_parts
+from oread.listeners.http_streams import HttpOwner, StreamingHttpConnection
+from oread.listeners.roles import Socket
+from oread.listeners.runtime import is_refusal
+from oread.listeners.states import (
     BUSY,
     CLOSED,
     CLOSING,
@@ -31,11 +33,8 @@ from oread.listeners.connection import (
     PEER_GONE,
     PENDING,
     READ_BYTES,
-    Connection,
-    Owner,
-    Socket,
+    STREAMING,
 )
-from oread.listeners.http_replies import failure_parts, response_parts
 from oread.messages import HttpRequest
 from oread.protocols.http1 import END, Event, HttpServerProtocol, State
 from oread.protocols.http1_head import RequestHead
@@ -50,28 +49,12 @@ NEWCOMER_SECONDS = 1.0
 """How long a connection that has not been read yet is safe from giving way to a newer one."""
 
 
-class HttpOwner(Owner, Protocol):
-    """The listener of an `http` endpoint, as its connections see it."""
-
-    @property
-    def limits(self) -> HttpLimits:
-        """The bounds of the endpoint."""
-
-    def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
-        """Return the entry of a request and what its path captured; raises MessageError."""
-
-    def date(self) -> bytes:
-        """Return the value of the Date field."""
-
-
-class HttpConnection(Connection):
+class HttpConnection(StreamingHttpConnection):
     """One HTTP/1.1 connection; the origin of its present request's message."""
 
     __slots__ = (
         "_began",
         "_body",
-        "_entry",
-        "_head",
         "_opened",
         "_protocol",
         "_requests",
@@ -80,7 +63,6 @@ class HttpConnection(Connection):
     )
 
     watches_peer = True
-    _owner: HttpOwner
 
     def __init__(self, owner: HttpOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
@@ -88,8 +70,6 @@ class HttpConnection(Connection):
         self._opened = self._began = self.received
         self._requests = 0
         self._state = State.IDLE
-        self._head: RequestHead | None = None
-        self._entry: Entry | None = None
         self._body: bytearray | None = None
         self.captures: Mapping[str, str] = {}
 
@@ -205,11 +185,11 @@ class HttpConnection(Connection):
         self._began = self._owner.reactor.now
         return None
 
-    def _refuse(self, head: RequestHead, error: MessageError) -> bytes:
+    def _refuse(self, head: RequestHead, error: MessageError) -> bytes | None:
         """Answer at the head; a body that would follow is not read."""
         if head.length:
             self.flags |= CLOSING
-        return self._encode(head, Failed(error))
+        return self.encode(head, Failed(error))
 
     def _await_more(self) -> bool:
         """Note what more bytes are needed for; tell whether to ask for them by a 100."""
@@ -234,30 +214,39 @@ class HttpConnection(Connection):
         if body and head.method in ("GET", "HEAD"):
             body = b""  # RFC 9110 9.3.1: content of a GET has no meaning; it was framed and read
         if entry.call is None:
+            if entry.gate is not None and entry.gate.running >= entry.gate.limit:
+                return self.encode(head, Failed(Busy("too many calls of this event are at work")))
             self.submit(entry, body)
             return None
-        return self._encode(head, self._owner.copy_context().run(entry.call, self, body))
+        return self.encode(head, self._owner.copy_context().run(entry.call, self, body))
 
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""
-        gone = self.flags & PEER_GONE
-        self.job = None
-        self.flags &= ~(BUSY | MASKED | PEER_GONE)
+        before = self.flags
+        if before & STREAMING:
+            self.end_stream(result)
+            return
         cancelled = isinstance(result, Failed) and isinstance(result.error, HandlerCancelled)
-        if self.flags & CLOSED or (gone and cancelled):
+        if before & CLOSED or (before & PEER_GONE and cancelled):
+            self.end_call()
             if isinstance(result, Failed):
                 self.report(result)
             self.close()
+            self._owner.release(self)
             return
         self.received = self._owner.reactor.tick()
         assert self._head is not None
-        self.write(self._encode(self._head, result))
+        response = self.encode(self._head, result)
+        if response is None:
+            return  # an iterator: what it gives is the answer
+        self.end_call()
+        self.write(response)
         if not self.flags & (CLOSED | CLOSING):
             self.on_writable()
         self.settle()
 
-    def _encode(self, head: RequestHead, reply: Any) -> bytes:
-        """Make the response; note whether the connection ends with it."""
+    def encode(self, head: RequestHead, reply: Any) -> bytes | None:
+        """Make the response, None for a streamed one; note whether the connection ends with it."""
         owner = self._owner
         if (
             self.flags & DRAINING
@@ -280,7 +269,13 @@ class HttpConnection(Connection):
                     content_type=content_type,
                 )
             except MessageError as error:
+                # Looked for here, so that what can be sent as it is pays nothing.
+                if self.stream(head, reply):
+                    return None
                 reply = Failed(error)
+        if owner.endpoint.failure == "close" and not is_refusal(reply.error):
+            self.flags |= CLOSING
+            close = True
         if self._entry is not None:
             self.report(reply)
         status, reason, headers = failure_parts(reply.error)
@@ -313,10 +308,11 @@ class HttpConnection(Connection):
     def next_deadline(self) -> float:
         """Return the deadline of the present state."""
         limits = self._owner.limits
-        if self.flags & (LINGERING | PENDING):
+        if self.flags & BUSY and self.flags & PEER_GONE and not self.shielded:
+            gone = self._began + limits.gone_seconds
+            return min(gone, super().next_deadline()) if self.flags & PENDING else gone
+        if self.flags & (LINGERING | PENDING | BUSY):
             return super().next_deadline()
-        if self.flags & BUSY:
-            return self._began + limits.gone_seconds if self.flags & PEER_GONE else math.inf
         if self._state is State.HEAD:
             return self._began + limits.head_seconds
         if self._state is State.BODY:
@@ -331,11 +327,11 @@ class HttpConnection(Connection):
 
     def on_expired(self) -> None:
         """End what has taken too long; what was begun gets a 408."""
-        if self.flags & (LINGERING | PENDING):
-            super().on_expired()
-        elif self.flags & BUSY:
+        if self._is_abandoned():
             self._owner.count("peer_gone")
-            self._owner.runners.cancel(self)
+            self.cancel_handler()
+        elif self.flags & (LINGERING | PENDING):
+            super().on_expired()
         elif self._state is State.IDLE:
             self._owner.count("idle" if self._requests else "no_request")
             self.finish_writing()
@@ -344,6 +340,12 @@ class HttpConnection(Connection):
             self._owner.count(f"slow_{part}")
             self.write(encode_refusal(408, f"the {part} of the request took too long", self._owner.date()))
             self.finish_writing()
+
+    def _is_abandoned(self) -> bool:
+        """Tell whether the grace of a peer that is gone has passed."""
+        if not (self.flags & BUSY and self.flags & PEER_GONE) or self.shielded:
+            return False
+        return self._owner.reactor.now >= self._began + self._owner.limits.gone_seconds
 
     @property
     def evictable(self) -> bool:

@@ -8,20 +8,21 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from oread.dispatch import Entry
+from oread.dispatch.schema import INDEX
 from oread.endpoints import Endpoint
 from oread.errors import NotFound
 from oread.limits import HttpLimits
 from oread.listeners.acceptor import ListeningSocket
-from oread.listeners.connection import Connection, Socket
+from oread.listeners.connection import Connection
 from oread.listeners.http import HttpConnection
 from oread.listeners.listener import ConnectionListener
+from oread.listeners.openapi import EVENT, make_openapi_entry
+from oread.listeners.roles import Socket
 from oread.listeners.runtime import Runtime
 from oread.messages import HttpResponse
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_reply import http_date
 
-INDEX = "index"
-"""The event of the path `/`."""
 SERVED_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
 
@@ -34,7 +35,12 @@ SERVER_OPTIONS = Entry(event="*", call=_tell_options)
 
 
 class HttpListener(ConnectionListener):
-    """The open sockets of one `http` endpoint, with what they accepted."""
+    """The open sockets of one `http` endpoint, with what they accepted.
+
+    Raises:
+        RegistrationError: `openapi=true`, but there is an event of that name;
+            the sockets stay the caller's then.
+    """
 
     limits: HttpLimits
 
@@ -43,6 +49,9 @@ class HttpListener(ConnectionListener):
         self._date = b""
         self._date_ends = -math.inf
         self._eldest: deque[tuple[float, HttpConnection]] = deque()
+        self._own: dict[str, Entry] = {"*": SERVER_OPTIONS}
+        if endpoint.openapi:
+            self._own[f"/{EVENT}"] = make_openapi_entry(runtime.registry)
 
     def make_connection(self, sock: Socket) -> Connection:
         """Make an HTTP connection."""
@@ -54,8 +63,9 @@ class HttpListener(ConnectionListener):
         Raises:
             NotFound, NotAllowed, BadRequest: no handler serves it.
         """
-        if head.path == "*":
-            return SERVER_OPTIONS, {}
+        own = self._own.get(head.path)
+        if own is not None:
+            return own.entry_for_method(head.method), {}
         found = self.runtime.registry.find(head.path[1:] or INDEX)
         if found is None:
             raise NotFound(f"nothing is served at {head.path}")

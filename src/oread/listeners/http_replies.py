@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from oread.dispatch import encode_payload
+from oread.dispatch.payload import BYTES_TYPE, JSON_TYPE, TEXT_TYPE, encode_payload
 from oread.errors import Busy, HandlerCancelled, MessageError, NotAllowed
 from oread.messages import HttpResponse, Reply
-
-BYTES_TYPE = "application/octet-stream"
-TEXT_TYPE = "text/plain; charset=utf-8"
 
 
 def response_parts(reply: Any) -> tuple[int, bytes, Sequence[tuple[str, str]], str | None]:
@@ -28,7 +25,9 @@ def response_parts(reply: Any) -> tuple[int, bytes, Sequence[tuple[str, str]], s
     if isinstance(reply, Reply):
         return 200, reply.data, (), reply.content_type or BYTES_TYPE
     body = bytes(encode_payload(reply) or b"")
-    return 200, body, (), TEXT_TYPE if isinstance(reply, str) else BYTES_TYPE
+    if isinstance(reply, str):
+        return 200, body, (), TEXT_TYPE
+    return 200, body, (), BYTES_TYPE if isinstance(reply, (bytes, bytearray, memoryview)) else JSON_TYPE
 
 
 def failure_parts(error: Exception) -> tuple[int, str, Sequence[tuple[str, str]]]:

@@ -12,8 +12,10 @@ from oread.endpoints import Endpoint
 from oread.errors import MessageError
 from oread.limits import StreamLimits
 from oread.listeners.acceptor import Acceptor, ListeningSocket
-from oread.listeners.connection import BUSY, Connection, Socket
+from oread.listeners.connection import Connection
+from oread.listeners.roles import Socket
 from oread.listeners.runtime import EndpointStatistics, Runtime, is_refusal
+from oread.listeners.states import BUSY
 from oread.messages import Peer
 from oread.sockets.streams import path_inode, remove_unix_path
 
@@ -41,6 +43,8 @@ class ConnectionListener:
         self.messages = self.replies = self.answered = self.accepted = self.failures = 0
         self.refused: Counter[str] = Counter()
         self.connections: set[Connection] = set()
+        self.leaving: set[Connection] = set()
+        """Closed ones whose handler still runs: shielded, or cleaning up."""
         self.draining = False
         self._unix_inode = path_inode(endpoint.host) if endpoint.scheme == "unix" else None
         self._acceptors = [
@@ -64,7 +68,8 @@ class ConnectionListener:
     def has_room(self) -> bool:
         """Tell whether one more connection may be accepted."""
         return (
-            len(self.connections) < self.limits.connections and self.runtime.connections < self.runtime.room
+            len(self.connections) + len(self.leaving) < self.limits.connections
+            and self.runtime.connections < self.runtime.room
         )
 
     def evict(self) -> bool:
@@ -77,7 +82,7 @@ class ConnectionListener:
         At the cap of the process, one of any endpoint: idle HTTP peers must
         not keep the others from being served.
         """
-        if len(self.connections) >= self.limits.connections:
+        if len(self.connections) + len(self.leaving) >= self.limits.connections:
             return self.evict()
         return any(evict() for evict in tuple(self.runtime.evictors))
 
@@ -105,8 +110,9 @@ class ConnectionListener:
     def cancel_handlers(self) -> list[str]:
         """Cancel the handlers that still run; return one line for each."""
         busy = [connection for connection in self.connections if connection.flags & BUSY]
+        busy += self.leaving
         for connection in busy:
-            self.runners.cancel(connection)
+            connection.cancel_handler()
         return [f"{self.endpoint}: handler for {connection.peer()}" for connection in busy]
 
     def abort(self) -> None:
@@ -115,6 +121,10 @@ class ConnectionListener:
         self._stop_accepting()
         for connection in list(self.connections):
             connection.close()
+            connection.give_place()  # its runner may have ended without a word: a hard cancel
+        for connection in self.leaving:
+            connection.give_place()
+        self.leaving.clear()
         self._look_whether_drained()
 
     def statistics(self) -> EndpointStatistics:
@@ -137,6 +147,8 @@ class ConnectionListener:
             self.count(failed.error.reason)
         else:
             self.failures += 1
+            if self.endpoint.failure == "stop":
+                self.runtime.stop(failed)
         self.runtime.failures.report(event, failed, peer)
 
     def count(self, reason: str) -> None:
@@ -147,6 +159,16 @@ class ConnectionListener:
         """Take a closed connection out; there is room for another."""
         self.connections.discard(connection)
         self.runtime.connections -= 1
+        if connection.runner is not None:
+            self.leaving.add(connection)
+        self._has_left()
+
+    def release(self, connection: Connection) -> None:
+        """Forget a closed connection whose handler has ended."""
+        self.leaving.discard(connection)
+        self._has_left()
+
+    def _has_left(self) -> None:
         if self.draining:
             self._look_whether_drained()
         for resume in self.runtime.waiting:
@@ -173,5 +195,5 @@ class ConnectionListener:
             self._unix_inode = None
 
     def _look_whether_drained(self) -> None:
-        if not self.connections:
+        if not self.connections and not self.leaving:
             self.drained.set()

@@ -31,6 +31,7 @@ from oread.dispatch import Entry, Failed, encode_payload
 from oread.errors import HandlerError
 from oread.listeners.arrivals import Arrival, DelayedReply, Exchanges
 from oread.listeners.guards import Source
+from oread.listeners.streaming import discard_stream
 from oread.reactor.reactor import TURN_SECONDS
 from oread.sockets.batches import MOST_AT_ONCE, Batch, Sockaddr, open_batch
 from oread.sockets.datagrams import DatagramSocket
@@ -365,6 +366,7 @@ class Receiver:
         try:
             return encode_payload(reply)
         except HandlerError as error:
+            discard_stream(reply)
             arrival.report(Failed(error))
             return None
 

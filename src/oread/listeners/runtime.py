@@ -17,7 +17,7 @@ from oread.endpoints import Endpoint
 from oread.errors import HandlerError, MessageError
 from oread.messages import Peer
 from oread.reactor import Reactor, RunnerPool
-from oread.registry import Registry
+from oread.registry import Failure, Registry
 from oread.sockets.batches import BatchMemory
 
 LOGS_PER_SECOND = 10
@@ -52,12 +52,18 @@ class Failures:
     """Report what handlers raise: every one counted, so many a second logged."""
 
     _reactor: Reactor
+    _registry: Registry | None = None
+    """Whose hooks are told before anything is logged."""
     _second: float = 0.0
     _logged: int = 0
     _suppressed: int = 0
 
     def report(self, event: str, failed: Failed, peer: Peer) -> None:
-        """Log one failure with its traceback, within the rate."""
+        """Log one failure with its traceback, within the rate, unless a hook has it."""
+        if self._registry is not None and self._registry.report(
+            Failure(event=event, handler=failed.handler, error=failed.error, peer=peer)
+        ):
+            return
         if is_refusal(failed.error):
             log.debug("%s: %s from %s: %s", event, type(failed.error).__name__, peer, failed.error)
             return
@@ -92,6 +98,10 @@ class Runtime:
     """To be called when one has closed: there is room again."""
     evictors: set[Callable[[], bool]] = attrs.field(factory=set)
     """Each closes a connection that may give way, or returns False."""
+    failed: Failed | None = None
+    """What ended the service, on an endpoint with `failure=stop`."""
+    stopping: trio.Event = attrs.field(factory=trio.Event)
+    """Set when something did."""
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
     _batch_memory: BatchMemory | None = None
@@ -101,6 +111,12 @@ class Runtime:
         if self._batch_memory is None:
             self._batch_memory = BatchMemory()
         return self._batch_memory
+
+    def stop(self, failed: Failed) -> None:
+        """End the service with a handler's failure; the first one counts."""
+        if self.failed is None:
+            self.failed = failed
+            self.stopping.set()
 
 
 class Listener(Protocol):

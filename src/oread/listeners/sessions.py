@@ -13,49 +13,15 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
-import outcome
 import trio
 
 from oread.dispatch import Failed
-from oread.listeners.connection import (
-    BUSY,
-    CLOSED,
-    CLOSING,
-    INPUT_ENDED,
-    LINGERING,
-    MASKED,
-    PENDING,
-    READ_BYTES,
-    Socket,
-)
+from oread.listeners.roles import Socket
+from oread.listeners.states import BUSY, CLOSED, CLOSING, INPUT_ENDED, LINGERING, MASKED, PENDING, READ_BYTES
 from oread.listeners.streams import EventOwner, StreamConnection
+from oread.listeners.waiter import Waiter
 from oread.messages import Address, Peer
 from oread.reactor import HANGUP
-
-
-class _Waiter:
-    """At most one waiting task; its wake slot is cleared by its abort."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-
-    async def wait(self) -> None:
-        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def wake(self, error: Exception | None = None) -> bool:
-        """Wake the task, with an error if one is given; False when none waits."""
-        task, self._task = self._task, None
-        if task is None:
-            return False
-        trio.lowlevel.reschedule(task, outcome.Value(None) if error is None else outcome.Error(error))
-        return True
 
 
 def _is_broken(error: Exception) -> bool:
@@ -74,8 +40,8 @@ class SessionConnection(StreamConnection):
 
     def __init__(self, owner: EventOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
-        self.reader = _Waiter()
-        self.writer = _Waiter()
+        self.reader = Waiter()
+        self.writer = Waiter()
         self._called = False
         """Whether the session itself is in a call, whose error tells it enough."""
 
@@ -103,6 +69,8 @@ class SessionConnection(StreamConnection):
         self.flags &= ~(BUSY | MASKED)
         if isinstance(result, Failed) and not _is_broken(result.error):
             self.report(result)
+        if self.flags & CLOSED:
+            self._owner.release(self)
         self.finish_writing()
 
     def _on_input(self, ready: int) -> None:

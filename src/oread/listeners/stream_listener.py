@@ -8,8 +8,9 @@ from oread.dispatch import Entry
 from oread.endpoints import Endpoint
 from oread.errors import RegistrationError
 from oread.listeners.acceptor import ListeningSocket
-from oread.listeners.connection import Connection, Socket
+from oread.listeners.connection import Connection
 from oread.listeners.listener import ConnectionListener
+from oread.listeners.roles import Socket
 from oread.listeners.runtime import Runtime
 from oread.listeners.sessions import SessionConnection
 from oread.listeners.streams import FramedConnection, RawConnection
@@ -52,9 +53,10 @@ def _check_raw(entry: Entry) -> None:
         return
     _check_framed(entry)
     for link in entry.links:
-        if link.plan.payload == "str":
+        if link.plan.payload in ("str", "json"):
+            taken = "str" if link.plan.payload == "str" else "JSON"
             raise RegistrationError(
-                f"{link.name} takes str, but a chunk of a raw stream may be cut inside a character: "
+                f"{link.name} takes {taken}, but a chunk of a raw stream may be cut anywhere: "
                 f"take bytes, or add ?framing=lines"
             )
 

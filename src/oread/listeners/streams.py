@@ -14,20 +14,23 @@ from typing import Any, Protocol
 
 from oread.dispatch import Entry, Failed, encode_payload
 from oread.errors import HandlerError, MessageError
-from oread.listeners.connection import (
+from oread.listeners.calls import CallingConnection
+from oread.listeners.connection import Connection
+from oread.listeners.roles import Owner, Socket
+from oread.listeners.states import (
     BUSY,
     CLOSED,
     CLOSING,
     DEFERRED,
     FULL,
+    GATED,
     MASKED,
     PEER_GONE,
     READ_BYTES,
-    Connection,
-    Owner,
-    Socket,
+    STREAMING,
 )
-from oread.messages import Message
+from oread.listeners.streaming import StreamedReply
+from oread.messages import Message, ServerSentEvent
 from oread.protocols.framing import Framing
 from oread.reactor import READABLE
 from oread.registry import Slot
@@ -44,7 +47,7 @@ class EventOwner(Owner, Protocol):
     """The event, always with its present entry."""
 
 
-class StreamConnection(Connection):
+class StreamConnection(CallingConnection):
     """A connection whose event is the endpoint's; the origin of its messages."""
 
     __slots__ = ()
@@ -80,14 +83,23 @@ class StreamConnection(Connection):
 
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""
-        self.job = None
         before = self.flags
-        self.flags = before & ~(BUSY | MASKED | PEER_GONE)
+        if before & STREAMING:
+            self.end_stream(result)
+            return
         if before & CLOSED:
+            self.end_call()
             if isinstance(result, Failed):
                 self.report(result)
+            self._owner.release(self)
             return
+        self.flags = before & ~(BUSY | MASKED | PEER_GONE)
         self.answer(result)
+        if self.flags & STREAMING:
+            return
+        if before & GATED:
+            self.give_place()
+        self.job = None
         if not self.flags & (CLOSED | CLOSING):
             self.on_writable()
         if self.flags or before != BUSY or self._owner.limits.idle_seconds != math.inf:
@@ -107,6 +119,8 @@ class StreamConnection(Connection):
                     return None
                 framed = self.encode(payload)
             except MessageError as error:
+                if self.begin_stream(self.job[0] if self.job else self._owner.slot.entry, reply):
+                    return None
                 reply = Failed(error)
             else:
                 self._owner.replies += 1
@@ -130,6 +144,19 @@ class StreamConnection(Connection):
     def encode(self, payload: bytes | memoryview) -> bytes | memoryview:
         """Frame one reply."""
         return payload
+
+    def send_item(self, item: Any) -> None:
+        """Send one item as a message of its own; None is no item."""
+        payload = encode_payload(item.data if isinstance(item, ServerSentEvent) else item)
+        if payload is not None:
+            self.write(self.encode(payload))
+
+    def finish_stream(self, _stream: StreamedReply, failed: Failed | None) -> None:
+        """Count a complete reply; one that failed before it began is answered as a failure."""
+        if failed is None:
+            self._owner.replies += 1
+        else:
+            self.fail(failed)
 
 
 class RawConnection(StreamConnection):
@@ -264,7 +291,12 @@ class FramedConnection(StreamConnection):
                         if isinstance(reply, Failed):
                             self.fail(reply)
                             return
-                        reply = encode_payload(reply)
+                        try:
+                            reply = encode_payload(reply)
+                        except HandlerError:
+                            if self.begin_stream(entry, reply):
+                                return
+                            raise
                     replies.append(encode(reply))
                     size += len(reply)
                 if size >= READ_BYTES:

@@ -123,6 +123,22 @@ class ChunkedBody:
                 raise
         return b"".join(parts), at
 
+    def take_chunk(self, buffer: Buffer, at: int, limit_bytes: float) -> tuple[bytes, int, bool]:
+        """Take as `take` does, up to the end of one chunk; tell whether that was reached.
+
+        Raises:
+            MalformedError: at the fault; what stands before it was returned.
+        """
+        parts: list[Buffer] = []
+        while at < len(buffer) and not self.done:
+            before, inside = at, self._stage == _DATA
+            at = self._step(buffer, at, limit_bytes, parts)
+            if inside:
+                return bytes(parts[0]), at, self._stage == _DATA_END
+            if at == before:
+                break
+        return b"", at, False
+
     def _step(self, buffer: Buffer, at: int, limit_bytes: float, parts: list[Buffer]) -> int:
         if self._stage == _SIZE:
             return self._take_size(buffer, at, limit_bytes)

@@ -1,13 +1,15 @@
 """Speak HTTP/1.1 from the calling side: one request, one response.
 
 As strict as the server half: what two readers could understand in two ways is
-refused. The whole response is collected, within the limits.
+refused. The whole response is collected within the limits, or given piece by
+piece: each chunk of a chunked body is one piece, else what a read brought.
 
 Not here: sockets, redirects, cookies. Source: RFC 9112 4, 6.3.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -105,28 +107,35 @@ class HttpClientProtocol:
     Args:
         limits: header, chunk and body bounds, as for a server.
         method: of the request; HEAD's response has no body (RFC 9112 6.3).
+        in_pieces: the body is for `take_pieces`, however long it is; the
+            body bound is then that of one piece.
     """
 
     __slots__ = (
         "_body",
         "_buffer",
         "_done",
-        "_head",
+        "_in_pieces",
         "_interim",
         "_limits",
         "_method",
         "_parts",
+        "_pieces",
         "_searched",
         "_taken_bytes",
         "_until_close",
+        "head",
     )
 
-    def __init__(self, limits: HttpLimits, method: str) -> None:
+    def __init__(self, limits: HttpLimits, method: str, *, in_pieces: bool = False) -> None:
         self._limits = limits
+        self._in_pieces = in_pieces
+        self._pieces: list[bytes] = []
         self._method = method
         self._buffer = bytearray()
         self._searched = 0
-        self._head: ClientResponse | None = None
+        self.head: ClientResponse | None = None
+        """The response without its body, as soon as it is known."""
         self._body: LengthBody | ChunkedBody | None = None
         self._until_close = False
         self._parts: list[bytes] = []
@@ -140,10 +149,10 @@ class HttpClientProtocol:
             return None
         self._buffer += data
         try:
-            while self._head is None:
+            while self.head is None:
                 if not self._take_head():
                     return None
-            return self._take_body(self._head)
+            return self._take_body(self.head)
         except MalformedError as fault:
             return self._refuse(Refusal(_BAD_GATEWAY, fault.refusal.reason))
 
@@ -151,9 +160,14 @@ class HttpClientProtocol:
         """Take the server's end; it completes a body without a length."""
         if self._done:
             return None
-        if self._head is not None and self._until_close:
-            return self._finish(self._head)
+        if self.head is not None and self._until_close:
+            return self._finish(self.head)
         return self._refuse(Refusal(_BAD_GATEWAY, "the connection ended before the response did"))
+
+    def take_pieces(self) -> list[bytes]:
+        """Return the pieces of the body that are whole by now."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
     def _refuse(self, refusal: Refusal) -> Refusal:
         self._done = True
@@ -163,8 +177,9 @@ class HttpClientProtocol:
 
     def _finish(self, head: ClientResponse) -> ClientResponse:
         self._done = True
+        keep_alive = head.keep_alive and not self._buffer  # nobody asked for what lies behind
         self._buffer.clear()
-        return attrs.evolve(head, body=b"".join(self._parts))
+        return attrs.evolve(head, body=b"".join(self._parts), keep_alive=keep_alive)
 
     def _take_head(self) -> bool:
         most_bytes = self._limits.field_bytes + self._limits.header_bytes
@@ -198,13 +213,13 @@ class HttpClientProtocol:
             length = 0
         if length is None:
             self._until_close = True
-        elif length > self._limits.body_bytes:
+        elif length > self._limits.body_bytes and not self._in_pieces:
             raise MalformedError(_BAD_GATEWAY, "the response's body is too long")
         elif length >= 0:
             self._body = LengthBody(length)
         else:
             self._body = ChunkedBody(self._limits)
-        self._head = ClientResponse(
+        self.head = ClientResponse(
             status=status,
             reason=reason,
             headers=Headers(field_pairs(text)),
@@ -214,12 +229,16 @@ class HttpClientProtocol:
 
     def _take_body(self, head: ClientResponse) -> ClientResponse | None:
         while self._buffer:
-            part, at = self._take_part()
+            part, at, whole = self._take_part()
             if part:
                 self._taken_bytes += len(part)
                 if self._taken_bytes > self._limits.body_bytes:
                     raise MalformedError(_BAD_GATEWAY, "the response's body is too long")
                 self._parts.append(part)
+            if whole and self._in_pieces and self._parts:
+                self._pieces.append(b"".join(self._parts))
+                self._parts.clear()
+                self._taken_bytes = 0
             del self._buffer[:at]
             if at == 0 or (self._body is not None and self._body.done):
                 break
@@ -227,7 +246,10 @@ class HttpClientProtocol:
             return self._finish(head)
         return None
 
-    def _take_part(self) -> tuple[bytes, int]:
+    def _take_part(self) -> tuple[bytes, int, bool]:
+        """Return what is there of the body, where it ends, and whether a piece does."""
         if self._body is None:
-            return bytes(self._buffer), len(self._buffer)
-        return self._body.take(self._buffer, 0, self._limits.body_bytes)
+            return bytes(self._buffer), len(self._buffer), True
+        if self._in_pieces and isinstance(self._body, ChunkedBody):
+            return self._body.take_chunk(self._buffer, 0, math.inf)
+        return *self._body.take(self._buffer, 0, self._limits.body_bytes), True

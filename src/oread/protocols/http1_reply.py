@@ -1,10 +1,11 @@
 """Encode HTTP/1.1 responses; only the engine frames.
 
-A final response is one bytes object. The part of its head that repeats from
-one response to the next is validated and built once per (status, fields,
-connection) and kept in a bounded table; Date and Content-Length vary.
+A final response is one bytes object, unless it is streamed: then it is a head
+and chunks. The part of its head that repeats from one response to the next is
+validated and built once per (status, fields, connection) and kept in a bounded
+table; Date and Content-Length vary.
 
-Not here: streaming, and when to close (the listener decides).
+Not here: what is streamed, and when to close (the listener decides).
 Source: RFC 9110, RFC 9112.
 """
 
@@ -20,6 +21,7 @@ from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import TCHAR
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
 
 _NAME = re.compile(rf"{TCHAR}+")
 _VALUE = re.compile(r"[\t -~\x80-\xff]*")
@@ -98,6 +100,42 @@ def encode_response(
     if with_body:
         return b"%bContent-Length: %d\r\n\r\n%b" % (start, len(body), body)
     return b"%bContent-Length: %d\r\n\r\n" % (start, len(body))
+
+
+def encode_stream_head(
+    status: int,
+    headers: Sequence[tuple[str, str]],
+    *,
+    head_request: RequestHead,
+    close: bool,
+    date: bytes,
+    content_type: str | None,
+) -> bytes:
+    """Return the head of a response whose length nobody knows yet.
+
+    Chunks follow it (`encode_chunk`, `LAST_CHUNK`); to a request of HTTP/1.0
+    bare bytes, which end with the connection.
+
+    Raises:
+        HandlerError: as `encode_response`, and a status that has no body.
+    """
+    if status in _BODILESS:
+        raise HandlerError(f"a reply with status {status} has no body to stream")
+    chunked = head_request.version != "1.0"
+    connection = "" if chunked and not close and head_request.keep_alive else "close"
+    try:
+        key = (status, tuple(headers), content_type, connection)
+        start, date_end = _known_starts.get(key) or _remember_start(key)
+    except TypeError as error:
+        raise HandlerError(f"response fields are not pairs of strings: {error}") from None
+    if date_end:
+        start += date + date_end
+    return start + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """Return one chunk; nothing for nothing, because an empty chunk ends the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
 def _remember_start(key: _Key) -> tuple[bytes, bytes]:

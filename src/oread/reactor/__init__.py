@@ -1,7 +1,8 @@
 """Readiness for many sockets in one Trio task.
 
 `poller` asks the kernel, `deadlines` keeps time, `reactor` is the loop that
-joins them, `runners` are the pooled tasks in which async handlers run.
+joins them, `runners` are the pooled tasks in which async handlers run,
+`watchdog` names the handler that holds up the loop.
 
 Not here: what a socket's bytes mean, and opening or binding one.
 """
@@ -21,12 +22,14 @@ from oread.reactor.poller import (
 )
 from oread.reactor.reactor import Closeable, Reactor
 from oread.reactor.runners import Job, Runner, RunnerPool
+from oread.reactor.watchdog import STALL_SECONDS, Watchdog
 
 __all__ = [
     "ERROR",
     "HANGUP",
     "READABLE",
     "READ_HANGUP",
+    "STALL_SECONDS",
     "WRITABLE",
     "Closeable",
     "Deadlines",
@@ -38,5 +41,6 @@ __all__ = [
     "RunnerPool",
     "Source",
     "Timer",
+    "Watchdog",
     "open_poller",
 ]

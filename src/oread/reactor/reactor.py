@@ -152,6 +152,11 @@ class Reactor:
         self.now = trio.current_time()
         return self.now
 
+    @property
+    def serving_since(self) -> float | None:
+        """When the present turn began, on `perf_counter`; None between batches. For any thread."""
+        return self._turn_end - TURN_SECONDS if self._serving else None
+
     def turn_is_over(self) -> bool:
         """Tell whether this turn has used up its time."""
         return perf_counter() >= self._turn_end

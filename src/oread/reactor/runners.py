@@ -154,7 +154,8 @@ class RunnerPool:
     async def wait_idle(self) -> None:
         """Wait until no job runs and none is queued."""
         while self._working or self._queue:
-            self._idle = trio.Event()
+            if self._idle is None or self._idle.is_set():  # else somebody waits for it already
+                self._idle = trio.Event()
             await self._idle.wait()
         self._idle = None
 

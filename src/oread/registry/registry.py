@@ -1,152 +1,74 @@
-"""Register handlers under events; keep the compiled table up to date.
+"""Register handlers under events; call them, watch them, put registries together.
 
-Every change builds a new entry and a new table and swaps them in, so a change
+Every change makes a new model and new entries and swaps them in, so a change
 while serving takes effect for the next message and never for one in flight.
 A change that some endpoint being served could not live with is refused before
 anything is swapped.
 
 All methods are to be called from the thread that runs Trio (or before it
-runs). Not here: calling handlers, and every transport.
+runs). Not here: making registrations (`registrar`), compiling and swapping
+(`tree`), the policies of `emit` (`emission`), and every transport.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar, Unpack, overload
 
-import attrs
 import trio
 
-from oread.dispatch import Entry, Link, Pattern, Table, compile_entry, read_signature
-from oread.dispatch.signature import handler_name, is_async_callable
-from oread.errors import RegistrationError
+from oread.dispatch import Entry, Pattern, read_middleware
+from oread.errors import NotFound, RegistrationError
+from oread.messages import Message
+from oread.registry import hooks
+from oread.registry.emission import Emission, Policy, Step, check_policy, compile_steps, encode_emitted
+from oread.registry.hooks import Failure, HandlerChange
+from oread.registry.registrar import Registrar
+from oread.registry.registration import (
+    Attachment,
+    Handler,
+    HandlerInfo,
+    HandlerOptions,
+    Options,
+    Registration,
+)
+from oread.registry.subscription import Overflow, Subscription
+from oread.registry.tree import Mount, Node, Slot, Use
 
-Handler = Callable[..., Any]
 HandlerT = TypeVar("HandlerT", bound=Handler)
-
-
-@attrs.frozen(kw_only=True)
-class HandlerInfo:
-    """One handler as the registry lists it."""
-
-    event: str
-    name: str
-    """Module and qualified name."""
-    kind: str
-    """`sync`, `async` or `session`."""
-    payload: str | None
-    """`bytes`, `memoryview`, `str`, or None when it takes none."""
-    methods: tuple[str, ...] | None
-    exposed: bool
-    once: bool
-    handler: Handler
-
-
-@attrs.define(eq=False)
-class Registration:
-    """One handler under one event; a context manager that takes it back."""
-
-    _registry: Registry
-    event: str
-    handler: Handler
-    once: bool
-    link: Link | None = None
-    """None for a session."""
-    _spent: bool = False
-
-    def remove(self) -> None:
-        """Take this handler back; nothing happens when it is gone already."""
-        self._registry._drop(self)
-
-    def take(self) -> bool:
-        """For a `once` handler: True the first time; it is removed by then."""
-        if self._spent:
-            return False
-        self._spent = True
-        self.remove()
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-
-
-@attrs.define(eq=False)
-class Slot:
-    """What an endpoint with a fixed event holds: always its present entry."""
-
-    event: str
-    entry: Entry
-    captures: Mapping[str, str]
-    check: Callable[[Entry], None]
-    """Raises RegistrationError for an entry that the endpoint can't serve."""
-
-
-@attrs.define(eq=False)
-class _Event:
-    pattern: Pattern
-    handlers: list[Registration] = attrs.field(factory=list)
-    session: Registration | None = None
-
-    def compile(self) -> Entry:
-        entry = compile_entry(
-            self.pattern.text,
-            [item.link for item in self.handlers if item.link is not None and item.link.exposed],
-            self.session.handler if self.session else None,
-        )
-        for function in (entry.call, entry.start, entry.session, *_method_callables(entry)):
-            if function is not None:
-                # marks our closure's code, never the user's: Ctrl-C may end a handler, not the loop around it
-                trio.lowlevel.disable_ki_protection(function)
-        return entry
-
-
-def _method_callables(entry: Entry) -> list[Callable[..., Any] | None]:
-    return [call for sub in (entry.by_method or {}).values() for call in (sub.call, sub.start)]
 
 
 class Registry:
     """Events and their ordered handlers.
 
     Sharing one registry between services is fine; each sees every change.
+
+    Args:
+        most_handlers: an event with more of them gets a `HandlerLeakWarning`,
+            once; None is never. As in Node, it is a hint and no limit.
+        most_threads: `thread=True` handlers that run at a time.
     """
 
-    def __init__(self) -> None:
-        self._events: dict[str, _Event] = {}
-        self._slots: set[Slot] = set()
-        self._entries: dict[str, Entry] = {}
-        self._table: Table[Entry] = Table()
+    def __init__(self, *, most_handlers: int | None = 10, most_threads: int = 40) -> None:
+        self._node = Node()
+        self._registrar = Registrar(self._node, most_handlers=most_handlers, most_threads=most_threads)
+        self._steps: weakref.WeakKeyDictionary[Entry, tuple[Step, ...]] = weakref.WeakKeyDictionary()
 
     # registering
 
     @overload
-    def on(
-        self, event: str, *, methods: tuple[str, ...] | None = None, exposed: bool = True
-    ) -> Callable[[HandlerT], HandlerT]: ...
+    def on(self, event: str, **options: Unpack[HandlerOptions]) -> Callable[[HandlerT], HandlerT]: ...
     @overload
-    def on(
-        self, event: str, handler: Handler, *, methods: tuple[str, ...] | None = None, exposed: bool = True
-    ) -> Registration: ...
-    def on(
-        self,
-        event: str,
-        handler: Handler | None = None,
-        *,
-        methods: tuple[str, ...] | None = None,
-        exposed: bool = True,
-    ) -> Any:
+    def on(self, event: str, handler: Handler, **options: Unpack[HandlerOptions]) -> Registration: ...
+    def on(self, event: str, handler: Handler | None = None, **options: Unpack[HandlerOptions]) -> Any:
         """Add a handler behind those that the event has.
 
         Args:
             event: a name or a pattern such as `orders/{order_id}`.
             handler: without it, a decorator is returned.
-            methods: the HTTP methods it serves; None is any but TRACE and CONNECT.
-            exposed: False hides it from every endpoint.
+            options: see `HandlerOptions`.
 
         Returns:
             The `Registration` (also a context manager), or the decorator,
@@ -154,48 +76,41 @@ class Registry:
 
         Raises:
             RegistrationError: the signature can't be satisfied, the pattern
-                is malformed or matches what another one does, or an endpoint
-                being served can't take such a handler.
+                is malformed or matches what another one does, the options
+                don't fit the handler, or an endpoint being served can't take
+                such a handler. Nothing has changed then.
         """
-        return self._register(event, handler, methods=methods, exposed=exposed)
+        return self._registrar.register(event, handler, Options(**options))
 
     @overload
-    def once(
-        self, event: str, *, methods: tuple[str, ...] | None = None, exposed: bool = True
-    ) -> Callable[[HandlerT], HandlerT]: ...
+    def once(self, event: str, **options: Unpack[HandlerOptions]) -> Callable[[HandlerT], HandlerT]: ...
     @overload
-    def once(
-        self, event: str, handler: Handler, *, methods: tuple[str, ...] | None = None, exposed: bool = True
-    ) -> Registration: ...
-    def once(
-        self,
-        event: str,
-        handler: Handler | None = None,
-        *,
-        methods: tuple[str, ...] | None = None,
-        exposed: bool = True,
-    ) -> Any:
+    def once(self, event: str, handler: Handler, **options: Unpack[HandlerOptions]) -> Registration: ...
+    def once(self, event: str, handler: Handler | None = None, **options: Unpack[HandlerOptions]) -> Any:
         """Add a handler that is removed just before its first call; see `on`."""
-        return self._register(event, handler, methods=methods, exposed=exposed, once=True)
+        return self._registrar.register(event, handler, Options(**options), once=True)
 
     @overload
-    def prepend(
-        self, event: str, *, methods: tuple[str, ...] | None = None, exposed: bool = True
+    def prepend(self, event: str, **options: Unpack[HandlerOptions]) -> Callable[[HandlerT], HandlerT]: ...
+    @overload
+    def prepend(self, event: str, handler: Handler, **options: Unpack[HandlerOptions]) -> Registration: ...
+    def prepend(self, event: str, handler: Handler | None = None, **options: Unpack[HandlerOptions]) -> Any:
+        """Add a handler before those that the event has; see `on`."""
+        return self._registrar.register(event, handler, Options(**options), first=True)
+
+    @overload
+    def prepend_once(
+        self, event: str, **options: Unpack[HandlerOptions]
     ) -> Callable[[HandlerT], HandlerT]: ...
     @overload
-    def prepend(
-        self, event: str, handler: Handler, *, methods: tuple[str, ...] | None = None, exposed: bool = True
+    def prepend_once(
+        self, event: str, handler: Handler, **options: Unpack[HandlerOptions]
     ) -> Registration: ...
-    def prepend(
-        self,
-        event: str,
-        handler: Handler | None = None,
-        *,
-        methods: tuple[str, ...] | None = None,
-        exposed: bool = True,
+    def prepend_once(
+        self, event: str, handler: Handler | None = None, **options: Unpack[HandlerOptions]
     ) -> Any:
-        """Add a handler before those that the event has; see `on`."""
-        return self._register(event, handler, methods=methods, exposed=exposed, first=True)
+        """Add a handler before the others, for one call; see `once` and `on`."""
+        return self._registrar.register(event, handler, Options(**options), once=True, first=True)
 
     @overload
     def session(self, event: str) -> Callable[[HandlerT], HandlerT]: ...
@@ -205,59 +120,202 @@ class Registry:
         """Let `async def handler(stream)` own whole stream connections.
 
         An event may have one session, and handlers beside it: the session
-        serves stream endpoints, the handlers serve messages.
+        serves stream endpoints, the handlers serve messages. Middleware is
+        for messages and does not go around a session.
 
         Raises:
             RegistrationError: not async, or the event has a session already.
         """
-        if handler is None:
-            return lambda function: (self.session(event, function), function)[1]
-        if not is_async_callable(handler):
-            raise RegistrationError(f"{handler_name(handler)}: a session is an async function of a stream")
-        if event in self._events and self._events[event].session is not None:
-            raise RegistrationError(f"event {event!r} has a session already")
-        registration = Registration(self, event, handler, once=False)
-        self._change(event, lambda target: setattr(target, "session", registration))
-        return registration
+        return self._registrar.register_session(event, handler)
 
     def off(self, event: str, handler: Handler | None = None) -> int:
         """Remove a handler from an event, or all of its handlers.
 
         Args:
             event: the name it was registered under.
-            handler: the function; None removes all, the session too.
+            handler: the function, however often it is registered; None
+                removes all handlers and subscriptions, and the session.
 
         Returns:
             How many were removed; 0 when there was none.
         """
-        target = self._events.get(event)
-        if target is None:
-            return 0
-        found = [
-            registration
-            for registration in (*target.handlers, target.session)
-            if registration is not None and (handler is None or registration.handler == handler)
-        ]
-        for registration in found:
-            registration.remove()
-        return len(found)
+        return self._registrar.remove_all(event, handler)
 
     # listing
 
     def events(self) -> list[str]:
-        """Return the names and patterns that have a handler, oldest first."""
-        return list(self._events)
+        """Return the names and patterns that have a handler, oldest first.
+
+        Those of mounted registries come last, with their prefix.
+        """
+        return list(self._node.state.compiled.offers)
 
     def handlers(self, event: str | None = None) -> list[HandlerInfo]:
         """List the handlers of one event in their order, or of all."""
-        targets = (
-            self._events.values() if event is None else [self._events[event]] if event in self._events else []
-        )
-        return [
-            _info(registration)
-            for target in targets
-            for registration in (*target.handlers, *([target.session] if target.session else []))
-        ]
+        offers = self._node.state.compiled.offers
+        names = offers if event is None else [event] if event in offers else []
+        return [each.info(name) for name in names for each in offers[name].registrations]
+
+    def count(self, event: str | None = None) -> int:
+        """Count the handlers of one event, or of all."""
+        return len(self.handlers(event))
+
+    # watching
+
+    def on_change(self, callback: Callable[[HandlerChange], object]) -> Attachment:
+        """Call back after each handler that is added to, or removed from, this registry.
+
+        Args:
+            callback: sync; it may register and remove. What happens in a
+                mounted registry is told by that one.
+        """
+        return hooks.attach(self._node.hooks.changes, callback)
+
+    def on_error(self, callback: Callable[[Failure], object]) -> Attachment:
+        """Call back for each failure of a handler, instead of logging it.
+
+        Every callback is called. What a peer did wrong (`Failure.is_refusal`)
+        is not told, nor what `emit` raises to its caller. Failures of a
+        mounted registry go to its own callbacks; where it has none, here.
+        """
+        return hooks.attach(self._node.hooks.errors, callback)
+
+    def monitor(self, callback: Callable[[Failure], object]) -> Attachment:
+        """Call back for every failure, whoever else takes care of it."""
+        return hooks.attach(self._node.hooks.monitors, callback)
+
+    def report(self, failure: Failure) -> bool:
+        """Tell monitors and error hooks of a failure.
+
+        Returns:
+            True when an error hook has it, so that nobody else need log it.
+        """
+        return hooks.report_failure(self._node.hooks_of(failure.event), failure)
+
+    # putting together
+
+    def use(self, middleware: Callable[..., Any], event: str | None = None) -> Attachment:
+        """Put middleware around the handlers of every event, or of one.
+
+        Global ones are outside, those of one event inside, each in the order
+        of `use`. Taken are, of the `Message`: a function made by
+        `@contextmanager` (inline handlers stay inline) or
+        `@asynccontextmanager` (makes the event async), or a class of such;
+        and `def middleware(message, call_next)`, `async` with
+        `await call_next()`, sync for events of sync handlers only. These
+        return the answer, the one they were given or another. Each is around
+        all handlers of the event: `call_next()` returns the answer or raises
+        the failure that would go to the peer.
+
+        Args:
+            middleware: one of these forms.
+            event: a name or pattern as it is registered, now or later; with
+                its prefix when it is mounted.
+
+        Raises:
+            RegistrationError: no such form, or a sync wrapping one around an
+                async handler.
+        """
+        name = None if event is None else Pattern.parse(event).text
+        return Attachment(self._node.use(Use(read_middleware(middleware), name)))
+
+    def mount(self, prefix: str, other: Registry) -> Attachment:
+        """Offer the events of another registry under `prefix/`, live.
+
+        Its changes show here at once. Its middleware and hooks go on to hold
+        for its events, inside of those of this registry.
+
+        Args:
+            prefix: one or more segments; they may be captures.
+            other: may be mounted in several registries.
+
+        Raises:
+            RegistrationError: a malformed prefix, a circle, or events that
+                match what others do. The same is raised by a later change of
+                `other` that can't be offered here.
+        """
+        if Pattern.parse(prefix).segments[-1][0] == "tail":
+            raise RegistrationError(f"mount {prefix!r}: nothing can stand behind a tail")
+        if other._node.reaches(self._node):
+            raise RegistrationError(f"mount {prefix!r}: a registry can't hang in itself")
+        return Attachment(self._node.mount(Mount(prefix, other._node)))
+
+    # calling
+
+    async def emit(self, event: str, payload: Any = b"", *, policy: Policy = "serial") -> list[Any]:
+        """Call the handlers of an event, exposed or not; return their results.
+
+        Args:
+            event: a name, or a path that a pattern matches.
+            payload: bytes, text, or a value that becomes JSON, as a reply
+                does. Every handler decodes it as if it had come by a socket.
+            policy: `serial` runs all in order, `concurrent` all at once;
+                `first` runs them in order until one answers, `race` at once
+                until one answers, and cancels the others.
+
+        Returns:
+            `serial` and `concurrent`: what each returned, in their order,
+            None for a failed observer. `first` and `race`: the one answer in
+            a list, or an empty list. Values are as the handlers gave them.
+
+        Raises:
+            NotFound: nothing serves this event.
+            Exception: what a handler raised. In order: the first failure, if
+                nobody answered. `concurrent`: an ExceptionGroup of all
+                failures; `race`: the same, if nobody answered.
+
+        Cancellation: is a checkpoint, before anything is called. What was
+        begun is cancelled and has ended; a thread may run on. Waits for a
+        place where the event has a `limit`: a handler that emits its own
+        event then may wait for itself.
+        """
+        check_policy(policy)
+        data = encode_emitted(payload)
+        await trio.lowlevel.checkpoint()
+        compiled = self._node.state.compiled
+        found = compiled.every_table.find(event)
+        if found is None or not found[0].links:
+            raise NotFound(f"no handler for {event!r}")
+        entry, captures = found
+        steps = self._steps.get(entry)
+        if steps is None:
+            steps = self._steps[entry] = compile_steps(entry)
+        chain = compiled.offers[entry.event].hooks
+        emission = Emission(entry=entry, steps=steps, captures=captures, hooks=chain, policy=policy)
+        return await emission.run(data)
+
+    def subscribe(
+        self, event: str, *, capacity: int = 64, overflow: Overflow = "block", exposed: bool = True
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Take the messages of an event as an async iterator, while in its scope.
+
+        It is a handler that answers nothing, behind those that the event has;
+        alone it makes the event exist, as any handler does.
+
+        Args:
+            event: a name or a pattern, as it is (or could be) registered.
+            capacity: messages that wait to be taken, 1 or more.
+            overflow: what happens to one more. `block` lets its handling wait,
+                which makes the event async; `drop_oldest` and `drop_newest`
+                count what is lost; `error` ends the iteration with
+                `SubscriptionOverflow`.
+            exposed: False sees what is emitted only.
+
+        Raises:
+            RegistrationError: as `on`.
+        """
+        return self._registrar.subscribe(Subscription(event, capacity, overflow), exposed=exposed)
+
+    async def wait_for(self, event: str) -> Message:
+        """Wait for the next message of an event; see `subscribe`.
+
+        Raises:
+            RuntimeError: the event's handlers were removed meanwhile.
+        """
+        async with self.subscribe(event, capacity=1, overflow="drop_newest") as messages:
+            async for message in messages:
+                return message
+        raise RuntimeError(f"nothing can arrive any more: the handlers of {event!r} were removed")
 
     # for the floors above
 
@@ -267,7 +325,7 @@ class Registry:
         Raises:
             BadRequest: the path can't be decoded.
         """
-        return self._table.find(path)
+        return self._node.state.compiled.exposed_table.find(path)
 
     def attach(self, event: str, check: Callable[[Entry], None]) -> Slot:
         """Give an endpoint its slot, which is kept up to date until `detach`.
@@ -276,130 +334,15 @@ class Registry:
             RegistrationError: nothing serves this event (naming what exists),
                 or `check` refuses what does.
         """
-        found = self._table.find(event)
+        found = self.find(event)
         if found is None:
-            known = ", ".join(sorted(self._entries)) or "none"
+            known = ", ".join(sorted(self._node.state.compiled.exposed)) or "none"
             raise RegistrationError(f"no handler for event {event!r}; there are: {known}")
         check(found[0])
         slot = Slot(event, found[0], found[1], check)
-        self._slots.add(slot)
+        self._node.slots.add(slot)
         return slot
 
     def detach(self, slot: Slot) -> None:
         """End the updates of a slot."""
-        self._slots.discard(slot)
-
-    # inside
-
-    def _register(
-        self,
-        event: str,
-        handler: Handler | None,
-        *,
-        methods: tuple[str, ...] | None,
-        exposed: bool,
-        once: bool = False,
-        first: bool = False,
-    ) -> Any:
-        if handler is None:
-
-            def decorate(function: HandlerT) -> HandlerT:
-                self._register(event, function, methods=methods, exposed=exposed, once=once, first=first)
-                return function
-
-            return decorate
-        if not callable(handler):
-            raise RegistrationError(f"event {event!r}: {handler!r} is not callable")
-        registration = Registration(self, event, handler, once=once)
-        registration.link = Link(
-            handler=handler,
-            name=handler_name(handler),
-            plan=read_signature(handler, Pattern.parse(event).captures),
-            methods=_check_methods(methods),
-            exposed=exposed,
-            take=registration.take if once else None,
-        )
-        self._change(
-            event, lambda target: target.handlers.insert(0 if first else len(target.handlers), registration)
-        )
-        return registration
-
-    def _drop(self, registration: Registration) -> None:
-        target = self._events.get(registration.event)
-        if target is None or (registration not in target.handlers and target.session is not registration):
-            return
-
-        def remove(event: _Event) -> None:
-            if event.session is registration:
-                event.session = None
-            else:
-                event.handlers.remove(registration)
-
-        self._change(registration.event, remove)
-
-    def _change(self, event: str, edit: Callable[[_Event], None]) -> None:
-        """Edit one event on a copy, check it against the slots, swap it in."""
-        old = self._events.get(event)
-        new = (
-            _Event(Pattern.parse(event))
-            if old is None
-            else _Event(old.pattern, list(old.handlers), old.session)
-        )
-        if old is None:
-            self._refuse_same_shape(new.pattern)
-        edit(new)
-        events = {**self._events, event: new}
-        entries = dict(self._entries)
-        if not new.handlers and new.session is None:
-            del events[event]
-            entries.pop(event, None)
-        elif new.session is None and not any(item.link and item.link.exposed for item in new.handlers):
-            entries.pop(event, None)  # reachable by emit only: no endpoint may see it
-        else:
-            entries[event] = new.compile()
-        table = Table.build((events[name].pattern, entry) for name, entry in entries.items())
-        changed = [(slot, *_resolve(table, slot.event)) for slot in self._slots]
-        for slot, entry, _ in changed:
-            if entry is not slot.entry and entry.links:
-                slot.check(entry)
-        self._events, self._entries, self._table = events, entries, table
-        for slot, entry, captures in changed:
-            slot.entry, slot.captures = entry, captures
-
-    def _refuse_same_shape(self, pattern: Pattern) -> None:
-        for other in self._events.values():
-            if other.pattern.shape == pattern.shape:
-                raise RegistrationError(
-                    f"event {pattern.text!r} matches exactly what {other.pattern.text!r} does"
-                )
-
-
-def _resolve(table: Table[Entry], event: str) -> tuple[Entry, Mapping[str, str]]:
-    found = table.find(event)
-    return found if found is not None else (compile_entry(event, ()), {})
-
-
-def _check_methods(methods: Sequence[str] | None) -> tuple[str, ...] | None:
-    if methods is None:
-        return None
-    if (
-        isinstance(methods, str)
-        or not methods
-        or not all(method.isupper() and method.isalpha() for method in methods)
-    ):
-        raise RegistrationError(f"methods={methods!r}: a tuple of HTTP methods in capitals is needed")
-    return tuple(methods)
-
-
-def _info(registration: Registration) -> HandlerInfo:
-    link = registration.link
-    return HandlerInfo(
-        event=registration.event,
-        name=handler_name(registration.handler),
-        kind="session" if link is None else "async" if link.plan.is_async else "sync",
-        payload=None if link is None else link.plan.payload,
-        methods=None if link is None else link.methods,
-        exposed=True if link is None else link.exposed,
-        once=registration.once,
-        handler=registration.handler,
-    )
+        self._node.slots.discard(slot)

@@ -1,40 +1,33 @@
-"""In-memory transports: a service tested with no socket and a mock clock.
-
-    network = MemoryNetwork()
-    listening = network.listen()
-    async with oread.open_service(registry, oread.Bound(listening, "tcp://:0/echo"), poller=network):
-        client = network.connect(listening)
-        await client.send_all(b"hello")
-
-The service under test runs as it does on sockets: only readiness and the
-bytes come from here. With `trio.testing.MockClock` its deadlines pass at once.
-"""
+"""In-memory stream connections: both ends, and a listening socket."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 from collections import deque
 
 import trio
 
 from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE
+from oread.testing.readiness import Readiness
 
 PIPE_BYTES = 65_536
 """What one direction holds before its sender has to wait."""
 
 
-class _Pipe:
+class Pipe:
     """One direction of a connection."""
 
-    __slots__ = ("data", "ended", "room")
+    __slots__ = ("abandoned", "data", "ended", "room")
 
     def __init__(self, room: int) -> None:
         self.data = bytearray()
         self.ended = False
+        self.abandoned = False
+        """Its reader has closed: what is sent is answered by a reset."""
         self.room = room
 
     def put(self, data: bytes | bytearray | memoryview) -> int:
+        """Put in what there is room for; BlockingIOError when there is none."""
         taken = min(len(data), self.room - len(self.data))
         if not taken and len(data):
             raise BlockingIOError(errno.EAGAIN, "the pipe is full")
@@ -42,6 +35,7 @@ class _Pipe:
         return taken
 
     def take(self, size: int) -> bytes:
+        """Take out what is there, `b""` at the end; BlockingIOError when nothing is."""
         if not self.data and not self.ended:
             raise BlockingIOError(errno.EAGAIN, "the pipe is empty")
         data = bytes(self.data[:size])
@@ -52,11 +46,15 @@ class _Pipe:
 class MemorySocket:
     """The service's side of a connection; made by `MemoryNetwork.connect`."""
 
-    def __init__(self, network: MemoryNetwork, incoming: _Pipe, outgoing: _Pipe) -> None:
+    def __init__(
+        self, network: Readiness, incoming: Pipe, outgoing: Pipe, address: tuple[str, int] | None = None
+    ) -> None:
         self._network = network
         self._incoming = incoming
         self._outgoing = outgoing
         self._fd = network.open(self)
+        self.peer = address or ("memory", self._fd)
+        """The client's address, known after the end too."""
         self.was_reset = False
         self.closed = False
 
@@ -92,6 +90,9 @@ class MemorySocket:
         self._check()
         if self._outgoing.ended:
             raise BrokenPipeError(errno.EPIPE, "shut down")
+        if self._outgoing.abandoned:
+            self.was_reset = True
+            self._check()
         sent = self._outgoing.put(data)
         self._network.notify()
         return sent
@@ -116,7 +117,7 @@ class MemorySocket:
     def getpeername(self) -> tuple[str, int]:
         """Return an address that says where it came from."""
         self._check()
-        return "memory", self._fd
+        return self.peer
 
     def getsockname(self) -> tuple[str, int]:
         """Return an address that says where it came from."""
@@ -132,9 +133,10 @@ class MemorySocket:
 class MemoryListeningSocket:
     """A listening socket; made by `MemoryNetwork.listen`."""
 
-    def __init__(self, network: MemoryNetwork) -> None:
+    def __init__(self, network: Readiness, port: int) -> None:
         self._network = network
         self._fd = network.open(self)
+        self._port = port
         self._queue: deque[MemorySocket] = deque()
         self.failures: deque[OSError] = deque()
         """Errors that the next accepts raise, for example EMFILE."""
@@ -165,8 +167,8 @@ class MemoryListeningSocket:
         return self._queue.popleft(), None
 
     def getsockname(self) -> tuple[str, int]:
-        """Return an address that says where it came from."""
-        return "memory", self._fd
+        """Return an address that says what it is, with a port as good as any."""
+        return "memory", self._port
 
     def close(self) -> None:
         """Close it; what is queued is reset."""
@@ -180,11 +182,16 @@ class MemoryListeningSocket:
 class MemoryClient(trio.abc.HalfCloseableStream):
     """The client's side of a connection."""
 
-    def __init__(self, network: MemoryNetwork, sock: MemorySocket, incoming: _Pipe, outgoing: _Pipe) -> None:
+    def __init__(self, network: Readiness, sock: MemorySocket, incoming: Pipe, outgoing: Pipe) -> None:
         self._network = network
         self._sock = sock
         self._incoming = incoming
         self._outgoing = outgoing
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Its address, as the service sees it."""
+        return self._sock.peer
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything, waiting for room."""
@@ -239,100 +246,9 @@ class MemoryClient(trio.abc.HalfCloseableStream):
         self._network.notify()
 
     async def aclose(self) -> None:
-        """Close, as a socket does: a FIN."""
-        self._outgoing.ended = True
+        """Close, as a socket does: a FIN, or a reset when something was not read."""
+        if self._incoming.data and not self._sock.closed:
+            self.reset()
+        self._outgoing.ended = self._incoming.abandoned = True
         self._network.notify()
         await trio.lowlevel.checkpoint()
-
-
-class MemoryNetwork:
-    """Readiness of in-memory sockets; a `Poller` for `open_service`."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1_000_000)
-        self._sockets: dict[int, MemorySocket | MemoryListeningSocket] = {}
-        self._interest: dict[int, int] = {}
-        self._changed = trio.Event()
-        self._woken = False
-        self.waker = -1
-
-    # for tests
-
-    def listen(self) -> MemoryListeningSocket:
-        """Make a listening socket, to be served as `oread.Bound(it, url)`."""
-        return MemoryListeningSocket(self)
-
-    def connect(self, listening: MemoryListeningSocket, *, room: int = PIPE_BYTES) -> MemoryClient:
-        """Connect; `room` is what the client's side holds unread."""
-        if listening.closed:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens")
-        to_service, to_client = _Pipe(PIPE_BYTES), _Pipe(room)
-        sock = MemorySocket(self, to_service, to_client)
-        listening.queue(sock)
-        return MemoryClient(self, sock, to_client, to_service)
-
-    @property
-    def open_sockets(self) -> int:
-        """How many of the service's sockets are open."""
-        return len(self._sockets)
-
-    # for the sockets
-
-    def open(self, sock: MemorySocket | MemoryListeningSocket) -> int:
-        """Give a socket its number."""
-        fd = next(self._numbers)
-        self._sockets[fd] = sock
-        return fd
-
-    def discard(self, fd: int) -> None:
-        """Forget a closed socket."""
-        self._sockets.pop(fd, None)
-        self.notify()
-
-    def notify(self) -> None:
-        """Wake whoever waits for a change."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def wait_change(self) -> None:
-        """Wait until something has changed."""
-        await self._changed.wait()
-
-    # the contract of a poller
-
-    def add(self, fd: int, interest: int) -> None:
-        """Register a socket."""
-        assert fd not in self._interest
-        self.modify(fd, interest)
-
-    def modify(self, fd: int, interest: int) -> None:
-        """Change what is reported."""
-        self._interest[fd] = interest
-        self.notify()
-
-    def remove(self, fd: int) -> None:
-        """Forget a socket."""
-        del self._interest[fd]
-
-    def poll(self, _timeout: float, most: int, /) -> list[tuple[int, int]]:
-        """Return the ready sockets."""
-        ready = [
-            (fd, self._sockets[fd].ready() & (interest | ERROR | HANGUP))
-            for fd, interest in self._interest.items()
-        ]
-        return [(fd, bits) for fd, bits in ready if bits][:most]
-
-    async def wait(self) -> None:
-        """Wait until a socket is ready."""
-        await trio.lowlevel.checkpoint()
-        while not self._woken and not self.poll(0, 1):
-            await self.wait_change()
-        self._woken = False
-
-    def wake(self) -> None:
-        """End a wait."""
-        self._woken = True
-        self.notify()
-
-    def close(self) -> None:
-        """Do nothing: there is no descriptor."""

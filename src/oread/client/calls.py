@@ -8,18 +8,18 @@ Not here: connection reuse, redirects, and where the bytes go (the caller).
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 import trio
 
+from oread.client.sending import LIMIT_BYTES, BoundedReader, sending
+from oread.client.target import Target
 from oread.endpoints import Endpoint
-from oread.errors import BadRequest, EndpointError, MessageError, TooLarge
+from oread.errors import BadRequest, EndpointError, TooLarge
 from oread.limits import HttpLimits
 from oread.messages import Address, format_address
 from oread.protocols.framing import FRAMINGS
@@ -29,24 +29,10 @@ from oread.sockets.datagrams import open_sending_socket
 from oread.sockets.dialling import dial_stream
 from oread.sockets.interfaces import Interface, parse_address, read_interfaces
 
-LIMIT_BYTES = 1 << 26
-"""64 MiB: what one call sends or takes at most (curl and nc have no bound)."""
-READ_BYTES = 65_536
 RESPONDERS = 4_096
 """Answers to one group or broadcast call that are taken; a /20 of machines."""
 DATAGRAM_BYTES = 65_535
 HTTP_LIMITS = HttpLimits(body_bytes=LIMIT_BYTES)
-
-
-@attrs.frozen(kw_only=True)
-class Target:
-    """Where a call goes: the endpoint, and for HTTP what is asked of it."""
-
-    endpoint: Endpoint
-    host_field: str = ""
-    """HTTP: `host[:port]` as the URL has it."""
-    request_target: str = "/"
-    """HTTP: path and query as the URL has them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,30 +46,6 @@ class Answer:
     def sender(self) -> str:
         """The address as people type it."""
         return format_address(self.address)
-
-
-def parse_target(url: str) -> Target:
-    """Read the URL of a call; an http URL may have a path and a query.
-
-    Raises:
-        EndpointError: one line that names the fault and what is allowed.
-    """
-    if not url.lower().startswith("http:"):
-        return Target(endpoint=Endpoint.parse(url, calling=True))
-    if "#" in url:
-        raise EndpointError(f"{url!r}: a call has no fragment")
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise EndpointError(f"{url!r}: {error}") from error
-    if not parts.hostname:
-        raise EndpointError(f"{url!r}: a host is needed: http://127.0.0.1:7080/echo")
-    query = f"?{parts.query}" if "?" in url else ""
-    return Target(
-        endpoint=Endpoint.parse(f"http://{parts.netloc}", calling=True),
-        host_field=parts.netloc,
-        request_target=f"{parts.path or '/'}{query}",
-    )
 
 
 async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes], object]) -> None:
@@ -105,8 +67,8 @@ async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes]
     machine = FRAMINGS["length"](LIMIT_BYTES) if endpoint.framing == "length" else None
     if machine is not None:
         data = machine.encode(data)
-    async with await dial_stream(endpoint) as stream, _sending(stream, data) as sent:
-        reader = _BoundedReader(stream)
+    async with await dial_stream(endpoint) as stream, sending(stream, data) as sent:
+        reader = BoundedReader(stream)
         while chunk := await reader.read():
             message: bytes | None = chunk if machine is None else machine.receive(chunk)
             while message is not None:
@@ -138,8 +100,8 @@ async def call_http(
     """
     request = encode_request(method, target.request_target, target.host_field, data, headers)
     machine = HttpClientProtocol(HTTP_LIMITS, method)
-    async with await dial_stream(target.endpoint) as stream, _sending(stream, request, half_close=False):
-        reader, response = _BoundedReader(stream), None
+    async with await dial_stream(target.endpoint) as stream, sending(stream, request, half_close=False):
+        reader, response = BoundedReader(stream), None
         while response is None:
             chunk = await reader.read()
             response = machine.receive(chunk) if chunk else machine.receive_eof()
@@ -148,57 +110,10 @@ async def call_http(
         return response
 
 
-@attrs.define
-class _Sent:
-    broken: bool = False
-
-
-@contextlib.asynccontextmanager
-async def _sending(
-    stream: trio.SocketStream, data: bytes, *, half_close: bool = True
-) -> AsyncIterator[_Sent]:
-    """Send beside the block, which receives; give up sending at its end.
-
-    A peer that echoes while it is sent to would block for ever otherwise.
-    """
-    sent = _Sent()
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_send, stream, data, half_close, sent)
-        try:
-            yield sent
-        except (OSError, trio.BrokenResourceError, MessageError) as error:
-            failure = error  # raised behind the nursery, which would wrap it
-        finally:
-            nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-
-
-async def _send(stream: trio.SocketStream, data: bytes, half_close: bool, sent: _Sent) -> None:  # noqa: FBT001
-    try:
-        await stream.send_all(data)
-        if half_close:
-            await stream.send_eof()
-    except trio.BrokenResourceError:
-        sent.broken = True  # not raised: what the peer still had to say is received first
-
-
-@attrs.define
-class _BoundedReader:
-    _stream: trio.SocketStream
-    _left_bytes: int = LIMIT_BYTES
-
-    async def read(self) -> bytes:
-        chunk = await self._stream.receive_some(READ_BYTES)
-        self._left_bytes -= len(chunk)
-        if self._left_bytes < 0:
-            raise TooLarge(f"more than {LIMIT_BYTES} bytes came back")
-        return bytes(chunk)
-
-
 @attrs.frozen(kw_only=True)
-class _Destination:
+class Destination:
+    """Where a datagram goes, as the system's calls take it."""
+
     family: int
     address: Any
     """As `sendto` takes it."""
@@ -208,7 +123,13 @@ class _Destination:
     """A group or broadcast address: several may answer."""
 
 
-async def _find_destination(endpoint: Endpoint) -> _Destination:
+async def find_destination(endpoint: Endpoint) -> Destination:
+    """Look up where a UDP endpoint is.
+
+    Raises:
+        EndpointError: an option that does not fit the address.
+        OSError: there is no such name or interface.
+    """
     found = await trio.socket.getaddrinfo(
         endpoint.host, endpoint.port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
     )
@@ -217,7 +138,7 @@ async def _find_destination(endpoint: Endpoint) -> _Destination:
     mode = interfaces.mode(parse_address(str(address[0])))
     if endpoint.interface is not None and mode != "multicast":
         raise EndpointError(f"{endpoint}: the option interface does not fit a call to a {mode} address")
-    return _Destination(
+    return Destination(
         family=family,
         address=address,
         interface=interfaces.find(endpoint.interface) if endpoint.interface is not None else None,
@@ -225,7 +146,8 @@ async def _find_destination(endpoint: Endpoint) -> _Destination:
     )
 
 
-def _open_sending(destination: _Destination) -> socket.socket:
+def open_socket_to(destination: Destination) -> socket.socket:
+    """Open a socket that may send there; the caller closes it."""
     interface = destination.interface
     if interface is None:
         return open_sending_socket(destination.family)
@@ -254,8 +176,8 @@ async def call_datagram(endpoint: Endpoint, data: bytes, receive: Callable[[Answ
 
     Cancellation: what has come so far was passed on.
     """
-    destination = await _find_destination(endpoint)
-    with trio.socket.from_stdlib_socket(_open_sending(destination)) as sock:
+    destination = await find_destination(endpoint)
+    with trio.socket.from_stdlib_socket(open_socket_to(destination)) as sock:
         if destination.shared:
             await sock.sendto(data, destination.address)
         else:

@@ -1,0 +1,28 @@
+"""The calling side: one call without ceremony, or a connection for many.
+
+`connect` gives a `Client`, the way for programs; `call_stream`, `call_http`
+and `call_datagram` send one message and know no events, the way for
+`oread call`. Reconnecting, retrying and redirects are the caller's.
+"""
+
+from __future__ import annotations
+
+from oread.client.calls import RESPONDERS, Answer, call_datagram, call_http, call_stream
+from oread.client.client import Client, ItemStream, connect, connect_by
+from oread.client.sending import LIMIT_BYTES
+from oread.client.target import Target, parse_target
+
+__all__ = [
+    "LIMIT_BYTES",
+    "RESPONDERS",
+    "Answer",
+    "Client",
+    "ItemStream",
+    "Target",
+    "call_datagram",
+    "call_http",
+    "call_stream",
+    "connect",
+    "connect_by",
+    "parse_target",
+]

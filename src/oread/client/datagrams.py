@@ -1,0 +1,104 @@
+"""Call by UDP: one datagram each way, to one peer.
+
+Replies have no number, so they are taken in the order of asking; after a
+deadline the socket is closed, or a late reply would be the next call's. What
+is only told goes by a socket of its own, for the same reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import trio
+
+from oread.client.calls import DATAGRAM_BYTES, Destination, find_destination, open_socket_to
+from oread.client.channel import Items, Outcome
+from oread.client.payloads import Payload
+from oread.endpoints import Endpoint
+from oread.errors import BadRequest, EndpointError, MessageError, TooLarge
+
+MOST_BYTES = 65_507
+"""What IPv4's 16-bit length leaves for a payload (RFC 768, RFC 791)."""
+
+
+class DatagramChannel:
+    """Two connected sockets: one to ask, one to tell.
+
+    Args:
+        endpoint: unicast.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._destination: Destination | None = None
+        self._asking: trio.socket.SocketType | None = None
+        self._telling: trio.socket.SocketType | None = None
+
+    async def open(self) -> None:
+        """Look up the peer and open the socket for calls.
+
+        Raises:
+            EndpointError: a group or broadcast address: several may answer.
+        """
+        if self._asking is None:
+            self._asking = await self._dial()
+
+    async def _dial(self) -> trio.socket.SocketType:
+        destination = self._destination = self._destination or await find_destination(self._endpoint)
+        if destination.shared:
+            raise EndpointError(f"{self._endpoint}: a client calls one peer; for a group use `oread call`")
+        with contextlib.ExitStack() as cleanup:
+            sock = trio.socket.from_stdlib_socket(cleanup.enter_context(open_socket_to(destination)))
+            await sock.connect(destination.address)
+            cleanup.pop_all()
+        return sock
+
+    async def exchange(self, event: str, payload: Payload) -> Outcome:  # noqa: ARG002 - the peer knows the event
+        """Send one datagram and take one."""
+        if len(payload.data) > MOST_BYTES:
+            return _too_large(payload)
+        await self.send(payload.data)
+        return await self.receive()
+
+    async def send(self, data: bytes) -> None:
+        """Send one datagram by the socket of the calls."""
+        await self.open()
+        assert self._asking is not None
+        await self._asking.send(data)
+
+    async def receive(self) -> bytes:
+        """Return the next datagram that came back."""
+        assert self._asking is not None
+        return await self._asking.recv(DATAGRAM_BYTES)
+
+    async def notify(self, event: str, payload: Payload) -> MessageError | None:  # noqa: ARG002
+        """Send one datagram; that it arrives is not known."""
+        if len(payload.data) > MOST_BYTES:
+            return _too_large(payload)
+        if self._telling is None:
+            self._telling = await self._dial()
+        with contextlib.suppress(ConnectionRefusedError):  # of an earlier one: nobody waits for it
+            await self._telling.send(payload.data)
+        return None
+
+    async def open_items(self, event: str, payload: Payload) -> Items:  # noqa: ARG002
+        """Refuse: a reply by UDP is one datagram.
+
+        Raises:
+            BadRequest: always.
+        """
+        raise BadRequest("udp replies are one datagram; use call")
+
+    async def finish(self) -> None:
+        """Do nothing: what was sent is on its way."""
+
+    async def aclose(self) -> None:
+        """Close both sockets."""
+        for sock in (self._asking, self._telling):
+            if sock is not None:
+                sock.close()
+        await trio.lowlevel.checkpoint()
+
+
+def _too_large(payload: Payload) -> TooLarge:
+    return TooLarge(f"a datagram holds {MOST_BYTES} bytes, not {len(payload.data)}")

@@ -1,0 +1,45 @@
+"""Read the URL of a call: where it goes, and for HTTP what is asked there."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import attrs
+
+from oread.endpoints import Endpoint
+from oread.errors import EndpointError
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """Where a call goes: the endpoint, and for HTTP what is asked of it."""
+
+    endpoint: Endpoint
+    host_field: str = ""
+    """HTTP: `host[:port]` as the URL has it."""
+    request_target: str = "/"
+    """HTTP: path and query as the URL has them."""
+
+
+def parse_target(url: str) -> Target:
+    """Read the URL of a call; an http URL may have a path and a query.
+
+    Raises:
+        EndpointError: one line that names the fault and what is allowed.
+    """
+    if not url.lower().startswith("http:"):
+        return Target(endpoint=Endpoint.parse(url, calling=True))
+    if "#" in url:
+        raise EndpointError(f"{url!r}: a call has no fragment")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise EndpointError(f"{url!r}: {error}") from error
+    if not parts.hostname:
+        raise EndpointError(f"{url!r}: a host is needed: http://127.0.0.1:7080/echo")
+    query = f"?{parts.query}" if "?" in url else ""
+    return Target(
+        endpoint=Endpoint.parse(f"http://{parts.netloc}", calling=True),
+        host_field=parts.netloc,
+        request_target=f"{parts.path or '/'}{query}",
+    )
