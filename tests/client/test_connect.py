@@ -585,8 +585,7 @@ async def test_a_client_that_told_something_leaves_behind_its_peer(
         return ours
 
     async def peer() -> None:
-        async for data in theirs:
-            events.append(bytes(data).decode())  # noqa: PERF401 (told as they come)
+        events.extend([bytes(data).decode() async for data in theirs])
         await trio.sleep(1 if peer_ends else 1_000)
         events.append("peer left")
         await theirs.aclose()
@@ -598,3 +597,34 @@ async def test_a_client_that_told_something_leaves_behind_its_peer(
         events.append("client left")
     ends = ["peer left", "client left"]
     assert events == ["told\n", *(ends if peer_ends else reversed(ends))]
+
+
+@pytest.mark.parametrize("url", [ALL[0], ALL[1], ALL[4]])
+async def test_an_emit_does_not_wait_for_a_call(registry: oread.Registry, url: str) -> None:
+    """Where it has a connection of its own, a call that takes long holds up calls only."""
+    async with connected(registry, url, "forever") as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.call, "forever", b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        await client.emit("forever", b"y", deadline=30)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("url", ALL)
+async def test_leaving_ends_what_others_wait_for(registry: oread.Registry, url: str, tmp_path: Path) -> None:
+    """A call and a stream of another task end with the client, each with the one error that says so."""
+    errors: list[str] = []
+
+    async def note(wait: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await wait()
+        except trio.ClosedResourceError:
+            errors.append("closed")
+
+    async with trio.open_nursery() as nursery, connected(registry, url, "forever", tmp_path) as client:
+        waits = [lambda: client.call("forever", b"x")]
+        if not url.startswith("udp"):
+            waits.append(lambda: anext(client.stream("forever", b"x")))
+        for wait in waits:
+            nursery.start_soon(note, wait)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert errors == ["closed"] * len(waits)

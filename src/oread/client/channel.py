@@ -41,6 +41,10 @@ class Items(Protocol):
 class Channel(Protocol):
     """One way of asking, over one transport."""
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether `notify` has a connection of its own, so that it need not wait for an exchange."""
+
     async def open(self) -> None:
         """Connect, so that a peer that is not there is known at once."""
 

@@ -114,6 +114,7 @@ class Client:
         self._endpoint = endpoint
         self._channel = channel
         self._lock = trio.Lock()
+        self._telling = trio.Lock() if channel.tells_apart else self._lock
         self._streams: set[ItemStream[Any]] = set()
         self._closed = False
 
@@ -202,7 +203,8 @@ class Client:
         By HTTP the status is waited for, and raised as `call` does. Elsewhere
         it returns when the system has taken the bytes. Raw, framed and UDP
         emits travel on a connection of their own: their order among
-        themselves is kept, that of an emit and a call is not. Leaving the
+        themselves is kept, that of an emit and a call is not, and they do not
+        wait for a call. Leaving the
         client waits up to 2 s for the service to have read them.
 
         Args:
@@ -217,7 +219,7 @@ class Client:
         """
         body = self._prepare(event, payload)
         with _until(deadline):
-            async with self._lock:
+            async with self._telling:
                 outcome = await self._guard(functools.partial(self._channel.notify, event, body))
         if outcome is not None:
             raise outcome

@@ -28,6 +28,8 @@ class DatagramChannel:
         endpoint: unicast.
     """
 
+    tells_apart = True
+
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._destination: Destination | None = None

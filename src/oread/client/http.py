@@ -63,6 +63,8 @@ class HttpChannel:
         EndpointError: the URL has a query, or method or fields can't be sent.
     """
 
+    tells_apart = False
+
     def __init__(
         self,
         target: Target,

@@ -69,6 +69,8 @@ _write = msgspec.json.Encoder().encode
 class RpcChannel:
     """Requests and notifications on one connection, ids counted from 1."""
 
+    tells_apart = False
+
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._ids = itertools.count(1)

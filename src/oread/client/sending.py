@@ -51,7 +51,7 @@ async def sending(
         nursery.start_soon(send, stream, data, half_close, sent)
         try:
             yield sent
-        except (OSError, trio.BrokenResourceError, MessageError) as error:
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, MessageError) as error:
             failure = error  # raised behind the nursery, which would wrap it
         finally:
             nursery.cancel_scope.cancel()

@@ -80,6 +80,8 @@ class RawChannel:
         nursery: lives as long as the client.
     """
 
+    tells_apart = True
+
     def __init__(self, dial: Dial, nursery: trio.Nursery) -> None:
         self._dial = dial
         self._nursery = nursery
@@ -92,14 +94,15 @@ class RawChannel:
 
     async def exchange(self, event: str, payload: Payload) -> Outcome:  # noqa: ARG002 - the peer knows the event
         """Send and take everything that comes back."""
-        stream, self._stream = self._stream or await self._dial(), None
+        stream = self._stream = self._stream or await self._dial()
         async with stream, sending(stream, payload.data) as sent:
             reader, parts = BoundedReader(stream), list[bytes]()
             while chunk := await reader.read():
                 parts.append(chunk)
             if sent.broken:
                 raise trio.BrokenResourceError("the peer closed before it had taken everything")
-            return b"".join(parts)
+        self._stream = None
+        return b"".join(parts)
 
     async def notify(self, event: str, payload: Payload) -> MessageError | None:  # noqa: ARG002
         """Send; how the peer cuts it into messages is up to the network."""
@@ -129,6 +132,8 @@ class FramedChannel:
         nursery: lives as long as the client.
         make_framing: makes the machine of one connection.
     """
+
+    tells_apart = True
 
     def __init__(self, dial: Dial, nursery: trio.Nursery, make_framing: Callable[[], Framing]) -> None:
         self._dial = dial
