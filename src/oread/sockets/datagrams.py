@@ -19,8 +19,8 @@ Set on every socket, with the reason:
   ends on this link.
 
 Not here: reading loops, guards and handlers (`oread.listeners.datagrams`).
-Left for later: UDP_GRO/UDP_SEGMENT and recvmmsg would be further receive
-paths beside `DatagramSocket.sock`; more than 20 memberships on one socket.
+How several are read at once is in `oread.sockets.batches`. Left for later:
+UDP_GRO and UDP_SEGMENT; more than 20 memberships on one socket.
 """
 
 from __future__ import annotations
