@@ -15,8 +15,8 @@ import attrs
 import pytest
 
 from oread.endpoints import Endpoint
-from oread.listeners.connection import READ_BYTES
 from oread.listeners.runtime import Failures, Runtime
+from oread.listeners.states import READ_BYTES, SMALL_BYTES
 from oread.listeners.stream_listener import StreamListener
 from oread.reactor import READABLE, Reactor, RunnerPool
 from oread.registry import Registry
@@ -76,7 +76,15 @@ def serve(url: str, data: bytes, handler: Callable[..., Any]) -> Callable[[], ob
         failures=Failures(reactor),
     )
     listener = StreamListener(runtime, Endpoint.parse(url), [])
-    connection: Any = listener.make_connection(_Socket({READ_BYTES: data}.__getitem__))  # type: ignore[arg-type]
+    connection: Any = listener.make_connection(
+        _Socket(
+            {
+                SMALL_BYTES: data[:SMALL_BYTES],
+                READ_BYTES - SMALL_BYTES: data[SMALL_BYTES:],
+                READ_BYTES: data,
+            }.__getitem__
+        )
+    )  # type: ignore[arg-type]
     on_ready = connection.on_ready
     reactor.turn_is_over = lambda: False  # type: ignore[method-assign]
 

@@ -474,6 +474,50 @@ async def test_handlers_do_not_see_each_others_context(registry: oread.Registry,
     assert seen == ["outside", "outside"]
 
 
+@pytest.mark.parametrize("framing", ["raw", "lines"])
+def test_a_context_that_was_written_to_is_not_used_again(
+    framing: str, registry: oread.Registry, serve_memory: Any
+) -> None:
+    """What a handler sets is gone for the next call, also where the service's own context is empty."""
+    import contextvars
+
+    variable: contextvars.ContextVar[bytes] = contextvars.ContextVar("variable", default=b"unset")
+
+    @registry.on("context")
+    def context(data: bytes) -> bytes:
+        seen = variable.get()
+        if data == b"set":
+            variable.set(data)
+        return seen
+
+    async def main() -> None:
+        assert not contextvars.copy_context()
+        async with serve_memory(f"tcp://:0/context?framing={framing}") as memory:
+            client = memory.client()
+            for data in (b"look", b"set", b"look"):
+                await client.send_all(data if framing == "raw" else data + b"\n")
+                assert (await client.receive_some()).strip() == b"unset"
+
+    contextvars.Context().run(trio.run, main)
+
+
+@pytest.mark.parametrize("size", [478, 479, 480, 5_000, 65_536])
+async def test_a_chunk_is_one_message_however_long_the_last_one_was(
+    size: int, registry: oread.Registry, serve_memory: Any
+) -> None:
+    """What came at once is handed on at once, up to 64 KiB, and short chunks after it too."""
+
+    @registry.on("size")
+    def tell_size(data: bytes) -> bytes:
+        return str(len(data)).encode()
+
+    async with serve_memory("tcp://:0/size") as memory:
+        client = memory.client()
+        for each in (1, size, size, 1, size, 1, 1):
+            await client.send_all(b"x" * each)
+            assert int(await client.receive_some()) == each
+
+
 async def test_busy_pipeliner_does_not_starve_others(registry: oread.Registry, serve_one: Any) -> None:
     """A connection with tens of thousands of queued messages lets another one through in between."""
     order: list[bytes] = []

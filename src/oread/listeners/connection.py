@@ -36,6 +36,7 @@ from oread.listeners.states import (
     PEER_GONE,
     PENDING,
     READ_BYTES,
+    SMALL_BYTES,
     UNWATCHED,
 )
 from oread.messages import Address, Peer
@@ -60,6 +61,7 @@ class Connection:
         "pending",
         "progress",
         "received",
+        "room",
         "runner",
         "socket",
     )
@@ -80,6 +82,8 @@ class Connection:
         self.armed = math.inf
         self.received = self.progress = owner.reactor.now
         self.discarded = 0
+        self.room = SMALL_BYTES
+        """What is asked for at once: little, as long as little comes."""
         self.pending: bytearray | None = None
         self.job: Any = None
         self.runner: Runner | None = None
@@ -198,18 +202,32 @@ class Connection:
 
     def read(self) -> None:
         """Read once and hand on what came."""
+        room = self.room
         try:
-            data = self._recv(READ_BYTES)
+            data = self._recv(room)
         except BlockingIOError:
             return
         except OSError:
             self.reset()
             return
         if data:
+            if len(data) >= SMALL_BYTES:
+                if room == SMALL_BYTES:
+                    data = self.read_on(data)
+            elif room != SMALL_BYTES:
+                self.room = SMALL_BYTES
             self.received = self._owner.reactor.now
             self.on_data(data)
         else:
             self.end_input()
+
+    def read_on(self, data: bytes) -> bytes:
+        """Return it with what lies behind: a small read was filled, so the next is a large one."""
+        self.room = READ_BYTES
+        try:
+            return data + self._recv(READ_BYTES - SMALL_BYTES)
+        except OSError:
+            return data  # nothing is there yet; or a reset, which is reported again
 
     def end_input(self) -> None:
         """The peer will send nothing more."""

@@ -39,6 +39,7 @@ class ConnectionListener:
         self.reactor = runtime.reactor
         self.runners = runtime.runners
         self.copy_context = runtime.context.copy
+        self.fresh_context = self.copy_context()
         self.drained = trio.Event()
         self.messages = self.replies = self.answered = self.accepted = self.failures = 0
         self.refused: Counter[str] = Counter()

@@ -45,6 +45,12 @@ class Owner(Protocol):
     reactor: Reactor
     runners: RunnerPool
     copy_context: Callable[[], contextvars.Context]
+    fresh_context: contextvars.Context
+    """What the next inline call runs in, by whoever replaces it when it is not empty afterwards.
+
+    A copy for each call (DESIGN.md, Isolation) that is made only when it shows: an empty context that
+    is still empty was not written to. 0.2 µs of 6.
+    """
     messages: int
     replies: int
     answered: int

@@ -27,7 +27,7 @@ class Poller(Protocol):
     """Readiness of registered descriptors."""
 
     waker: int
-    """A descriptor that `poll` may report after `wake`, to be ignored."""
+    """A descriptor that `poll` may report after `wake`, to be ignored; small, as all descriptors are."""
 
     def add(self, fd: int, interest: int) -> None:
         """Register a descriptor; ERROR and HANGUP are always reported."""

@@ -21,12 +21,12 @@ class Readiness:
     """A `Poller` of in-memory sockets."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(1_000_000)
+        self._numbers = itertools.count(1)
         self._sockets: dict[int, Pollable] = {}
         self._interest: dict[int, int] = {}
         self._changed = trio.Event()
         self._woken = False
-        self.waker = -1
+        self.waker = 0
 
     @property
     def open_sockets(self) -> int:
