@@ -93,7 +93,7 @@ class Reactor:
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
         self._callbacks: list[Callable[[int], None]] = [_ignore] * (poller.waker + 1)
-        """By descriptor, which is always the lowest free number: so a list, smaller and quicker than a dict."""
+        """By descriptor, which is always the lowest free number: so a list, less and quicker than a dict."""
         self._closing: list[Closeable] = []
         self._deferred: deque[Callable[[], None]] = deque()
         self._serving = False
