@@ -162,27 +162,35 @@ def _lateness(printed: bytes) -> dict[str, float]:
 
 
 def _measure_idle(case: Case, table: Bench) -> tuple[list[Sample], dict[str, str]]:
+    """Hold connections on a fresh server each round: how a heap has grown is a matter of chance."""
     samples: list[Sample] = []
     skipped: dict[str, str] = {}
     count = min(case.idle_connections, raise_file_limit() - SPARE_FILES)
-    for peer, _ in case.trials:
-        table.progress(f"{case.suite}: {case.name}: {peer.name}")
-        server = table.server(peer)
-        if server is None:
-            skipped[peer.name] = table.broken[peer]
-            continue
-        try:
-            with _held(peer, server.port, WARM_CONNECTIONS):
-                pass
-            before = server.anonymous_bytes()
-            with _held(peer, server.port, count):
-                each = (server.anonymous_bytes() - before) / count
-        except (OSError, ServerError) as error:
-            skipped[peer.name] = f"holding {count} connections: {error}"
-            continue
-        figures = {"bytes_per_connection": each, "connections": count}
-        samples.append(Sample(peer=peer.name, round=0, figures=figures))
+    for turn in range(case.rounds):
+        for peer, _ in case.trials:
+            table.progress(f"{case.suite}: {case.name}: {peer.name}")
+            reason = skipped.get(peer.name) or peer.missing()
+            try:
+                if reason is None:
+                    figures = _hold_once(peer, table.cores, count)
+                    samples.append(Sample(peer=peer.name, round=turn, figures=figures))
+            except (OSError, ServerError) as error:
+                reason = f"holding {count} connections: {error}"
+            if reason is not None:
+                skipped[peer.name] = reason
+    order = [peer.name for peer, _ in case.trials]
+    samples.sort(key=lambda sample: order.index(sample.peer))
     return samples, skipped
+
+
+def _hold_once(peer: Peer, cores: Cores, count: int) -> dict[str, float]:
+    with running(peer, cores) as server:
+        with _held(peer, server.port, WARM_CONNECTIONS):
+            pass
+        before = server.anonymous_bytes()
+        with _held(peer, server.port, count):
+            each = (server.anonymous_bytes() - before) / count
+    return {"bytes_per_connection": each, "connections": count}
 
 
 @contextlib.contextmanager

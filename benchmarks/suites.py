@@ -35,6 +35,7 @@ from benchmarks.table import (
 
 SUITES = ("tcp", "udp", "http", "idle", "start", "async", "ladder")
 IDLE_CONNECTIONS = 8000  # PERFORMANCE: what the idle figures are told for
+IDLE_ROUNDS = 3  # each with fresh servers: the least that have a median
 TICKING_SECONDS = 1.0  # 200 ticks: the least that have a 99th percentile
 # Peers of the cases beside the main ones: the others would tell nothing new, and ten minutes are the limit.
 LEAN = {"oread", "c", "uvloop", "go", "asyncio-streams", "trio", "node", "uvicorn"}
@@ -172,7 +173,7 @@ def _idle(settings: Settings) -> list[Case]:
             baseline=baseline,
             metrics=IDLE_METRICS,
             trials=tuple((peer, Load()) for peer in _lean(peers, settings)),
-            rounds=1,
+            rounds=1 if settings.quick else min(settings.rounds, IDLE_ROUNDS),
             idle_connections=1000 if settings.quick else IDLE_CONNECTIONS,
         )
         for kind, baseline, peers in (("TCP", "trio", TCP), ("HTTP", "go", HTTP_IDLE))
