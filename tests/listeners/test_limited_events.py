@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -449,3 +449,46 @@ async def test_shielded_stream_ends_at_its_next_item(registry: oread.Registry, s
         go.set()
         await wait_all_tasks_blocked()
         assert ended == ["waited", "closed"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("url", ["tcp://:0/stream?framing=lines", "http://:0"])
+async def test_a_handler_that_yields_holds_its_place_until_its_last_item(
+    registry: oread.Registry, serve_memory: Any, url: str, kind: str
+) -> None:
+    """A second one waits on a stream, and is Busy by HTTP; the end of the items gives the place back."""
+    asked = trio.Event()
+
+    def many(data: bytes) -> Iterator[bytes]:
+        asked.set()
+        while True:
+            yield bytes(65_536)
+
+    async def few(data: bytes) -> AsyncIterator[bytes]:
+        asked.set()
+        yield b"item"
+        await trio.sleep_forever()
+
+    registry.on("stream", many if kind == "sync" else few, limit=1)
+    found = registry.find("stream")
+    assert found is not None
+    gate = found[0].gate
+    assert gate is not None
+    request = GET.replace(b"slow", b"stream") if url.startswith("http") else b"x\n"
+    async with serve_memory(url) as memory:
+        first, second = memory.client(), memory.client()
+        await first.send_all(request)
+        await asked.wait()
+        await second.send_all(request)
+        await wait_all_tasks_blocked()
+        if url.startswith("http"):
+            assert (await second.receive_some()).startswith(b"HTTP/1.1 503 ")
+            assert gate.running == 1
+        else:
+            assert (gate.running, gate.waiting) == (1, 1)
+        first.reset()
+        await wait_all_tasks_blocked()
+        assert (gate.running, gate.waiting) == (0 if url.startswith("http") else 1, 0)
+        second.reset()
+    await wait_all_tasks_blocked()
+    assert (gate.running, gate.waiting) == (0, 0)

@@ -55,7 +55,8 @@ def compile_entry(
 
     With no handler the entry answers every message with NotFound: an event
     whose last handler was removed while it is being served. A gate is kept
-    where the entry is async: of the others there is one call at a time.
+    where the entry is async, which it makes of handlers that yield: of the
+    others there is one call at a time.
 
     Args:
         event: its name or pattern.
@@ -68,7 +69,12 @@ def compile_entry(
     Raises:
         RegistrationError: a sync wrapping layer around an async handler.
     """
-    is_async = any(link.plan.is_async for link in links) or any(layer.is_async for layer in layers)
+    yields = any(link.plan.streams for link in links)
+    is_async = (
+        any(link.plan.is_async for link in links)
+        or any(layer.is_async for layer in layers)
+        or (yields and gate is not None)  # its items come after the call, which a runner can hold a place for
+    )
     if is_async:
         _refuse_sync_wrapping(event, layers)
     limited = split_methods and any(link.methods for link in links)
@@ -81,7 +87,6 @@ def compile_entry(
         "layers": tuple(layers),
         "shield": any(link.shield for link in links),
     }
-    yields = any(link.plan.streams for link in links)
     if not is_async:
         call = _compile_sync(event, links)
         call = _compile_layers(call, layers) if layers and links else call

@@ -163,7 +163,8 @@ class Registrar:
         def check(compiled: Compiled) -> None:
             if registration.options.limit is not None and compiled.every[event].call is not None:
                 raise RegistrationError(
-                    f"event {event!r}: limit= is for async and thread handlers; inline ones run one at a time"
+                    f"event {event!r}: limit= is for handlers that are async, run in a thread or yield; "
+                    f"inline ones run one at a time"
                 )
 
         self._node.change(self._node.state.model.with_event(event, target), check)
