@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import oread
+from listeners.jsonrpc_calls import AS_JSON
 from listeners.test_http import ask, post
 from oread.listeners.openapi import EVENT
 
@@ -50,10 +51,10 @@ async def test_json_goes_in_and_out_by_http(serve_memory: Any) -> None:
     """The reply is application/json; a fault is 400 with its path; NaN is 500 and not told."""
     async with serve_memory("http://:0") as memory:
         for path in ("/double", "/later"):
-            [(status, fields, body)] = await ask(memory, post(path, b'{"sku":"a","count":2}'))
+            [(status, fields, body)] = await ask(memory, post(path, b'{"sku":"a","count":2}', AS_JSON))
             assert (status, fields[b"content-type"]) == (200, b"application/json")
             assert json.loads(body) == {"sku": "a", "count": 4}
-            [(status, _, body)] = await ask(memory, post(path, b'{"sku":"a","count":0}'))
+            [(status, _, body)] = await ask(memory, post(path, b'{"sku":"a","count":0}', AS_JSON))
             assert (status, b"$.count: Expected `int` >= 1" in body) == (400, True)
             [(status, _, body)] = await ask(memory, post(path, b""))
             assert (status, b"order is needed as JSON" in body) == (400, True)
@@ -63,6 +64,33 @@ async def test_json_goes_in_and_out_by_http(serve_memory: Any) -> None:
         assert (status, fields[b"content-type"], body) == (200, b"application/octet-stream", b"x")
         [(status, _, body)] = await ask(memory, post("/nan", b""))
         assert (status, b"NaN" in body) == (500, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ([], 415),
+        (["Content-Type: text/plain"], 415),
+        (["Content-Type: text/plain; x=application/json"], 415),
+        (["Content-Type: application/x-www-form-urlencoded"], 415),
+        (["Content-Type: multipart/form-data; boundary=x"], 415),
+        (["Content-Type: Application/JSON; charset=utf-8"], 200),
+        (["Content-Type: application/vnd.oread+json"], 200),
+        (["Content-Type: application/octet-stream"], 200),
+    ],
+)
+@pytest.mark.parametrize("event", ["double", "later"])
+async def test_what_a_web_page_can_send_unasked_is_no_json(
+    serve_memory: Any, event: str, fields: list[str], status: int
+) -> None:
+    """The type is looked at before the body is read, and only where there is one for a typed handler."""
+    async with serve_memory("http://:0") as memory:
+        [(given, _, body)] = await ask(memory, post(f"/{event}", b'{"sku":"a"}', *fields))
+        assert given == status
+        assert (b"Content-Type: application/json is needed" in body) == (status == 415)
+        assert memory.refused == ({"http_415": 1} if status == 415 else {})
+        [(given, *_)] = await ask(memory, post("/number", b"any", *fields))
+        assert given == 200
 
 
 @pytest.mark.parametrize("event", ["double", "later"])

@@ -22,6 +22,8 @@ STREAM_WAIT_SECONDS = 10.0
 DATAGRAM_WAIT_SECONDS = 1.0
 """For udp: a group's answers are delayed by up to 0.12 s, a network's way and back is shorter."""
 LONGEST_WAIT_SECONDS = 86_400
+BODY_TYPE = (("Content-Type", "application/octet-stream"),)
+"""Of any DATA: what it is only the service knows."""
 
 
 @click.command()
@@ -144,7 +146,7 @@ async def _call_http(
     response: ClientResponse | None = None
     with trio.move_on_after(wait_seconds):
         try:
-            response = await call_http(target, payload, method=method)
+            response = await call_http(target, payload, method=method, headers=BODY_TYPE if payload else ())
         except ValueError as error:
             raise click.UsageError(str(error)) from error
     if response is None:

@@ -87,6 +87,8 @@ class Entry:
     """`start(origin, data) -> coroutine`, set exactly when `call` is None."""
     wants_message: bool = False
     """Some handler asks for the message: its context must be collected."""
+    takes_json: bool = False
+    """Some handler has its payload decoded from JSON."""
     links: tuple[Link, ...] = ()
     by_method: Mapping[str, Entry] | None = None
     """Set when a handler is limited to HTTP methods; see `entry_for_method`."""

@@ -81,6 +81,7 @@ def compile_entry(
     common: dict[str, Any] = {
         "event": event,
         "wants_message": bool(layers) or any(link.plan.messages for link in links),
+        "takes_json": any(link.plan.payload == "json" for link in links),
         "links": tuple(links),
         "by_method": _split_methods(event, links, layers, gate) if limited else None,
         "session": None if session is None else _compile_session(session),

@@ -35,6 +35,8 @@ INDEX = "index"
 DESCRIBED_METHODS = ("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE")
 """The methods that an OpenAPI path item can have."""
 
+NOT_JSON = "415"
+
 _NAME = re.compile(r"\{[^}]*\}")
 _COMPONENTS = "#/components/{}/{}"
 _STREAMS = (
@@ -50,6 +52,7 @@ _FAULTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "404": ("NotFound", "Nothing is served under this path.", {}),
     "405": ("NotAllowed", "The path is served, but not for this method.", _ALLOW),
     "413": ("TooLarge", "The body is larger than the endpoint takes.", {}),
+    NOT_JSON: ("NotJson", "The Content-Type of the body says that it is not JSON, or nothing.", {}),
     "500": ("HandlerError", "The handler failed.", {}),
     "503": ("Busy", "There is no room for this request now.", _RETRY),
     "504": ("TimedOut", "The handler's deadline passed.", {}),
@@ -315,10 +318,15 @@ def _operation(method: str, serving: Sequence[_Contract], book: _Schemas) -> dic
     if taking and method not in ("GET", "HEAD", "TRACE"):
         plan = next((plan for plan in taking if plan.payload == "json"), taking[0])
         operation["requestBody"] = _request_body(plan, book)
+    takes_json = JSON_TYPE in operation.get("requestBody", {}).get("content", {})
     answering = [contract for contract in serving if any(reply.media for reply in contract.replies)]
     operation["responses"] = {
         **_responses((answering or serving)[0], book),
-        **{status: {"$ref": _COMPONENTS.format("responses", name)} for status, (name, *_) in _FAULTS.items()},
+        **{
+            status: {"$ref": _COMPONENTS.format("responses", name)}
+            for status, (name, *_) in _FAULTS.items()
+            if takes_json or status != NOT_JSON
+        },
     }
     return operation
 

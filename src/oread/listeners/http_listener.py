@@ -16,6 +16,7 @@ from oread.listeners.acceptor import ListeningSocket
 from oread.listeners.connection import Connection
 from oread.listeners.http import HttpConnection
 from oread.listeners.listener import ConnectionListener
+from oread.listeners.media_types import check_json_type
 from oread.listeners.openapi import EVENT, make_openapi_entry
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import Runtime
@@ -62,6 +63,7 @@ class HttpListener(ConnectionListener):
 
         Raises:
             NotFound, NotAllowed, BadRequest: no handler serves it.
+            NotJson: one of its handlers takes JSON, and its body is not said to be that.
         """
         own = self._own.get(head.path)
         if own is not None:
@@ -70,7 +72,10 @@ class HttpListener(ConnectionListener):
         if found is None:
             raise NotFound(f"nothing is served at {head.path}")
         entry, captures = found
-        return entry.entry_for_method(head.method), captures
+        entry = entry.entry_for_method(head.method)
+        if entry.takes_json and head.length and head.method not in ("GET", "HEAD"):
+            check_json_type(head.headers)
+        return entry, captures
 
     def date(self) -> bytes:
         """Return the Date field's value, made once a second."""

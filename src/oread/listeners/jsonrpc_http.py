@@ -3,9 +3,7 @@
 A document that can be answered is answered by 200 and `application/json`,
 errors of the protocol too (as JSON-RPC over HTTP does; the status tells how
 HTTP went); nothing to be answered is 204. At the head, before a body is read:
-another method is 405, another content type 415. That one is asked for because
-no browser sends it across sites without asking first, so that a web page can't
-call a service on its reader's own machine.
+another method is 405, another content type 415 (see `media_types`).
 
 The path shadows what a pattern would serve there; all other paths are served
 as they are without it.
@@ -22,29 +20,22 @@ import attrs
 
 from oread.dispatch import Entry, Failed
 from oread.endpoints import Endpoint
-from oread.errors import BadRequest, NotAllowed, RegistrationError
+from oread.errors import NotAllowed, RegistrationError
 from oread.listeners.acceptor import ListeningSocket
 from oread.listeners.connection import Connection
 from oread.listeners.http import HttpConnection
 from oread.listeners.http_listener import HttpListener
 from oread.listeners.http_streams import HttpOwner
 from oread.listeners.jsonrpc import NO_EVENT, Methods, Work
+from oread.listeners.media_types import JSON_TYPE, check_json_type
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import Runtime
 from oread.listeners.states import BUSY, CLOSED, CLOSING, PEER_GONE
 from oread.messages import Message, Reply
 from oread.protocols.http1_head import RequestHead
 
-JSON_TYPE = "application/json"
 TAKEN_TYPES = (JSON_TYPE, "application/json-rpc", "application/jsonrequest")
-"""What a document may be sent as; parameters of the type are passed over: JSON is UTF-8."""
-
-
-class NotJson(BadRequest):
-    """The body is not said to be JSON (RFC 9110 15.5.16)."""
-
-    status = 415
-    reason = "not_json"
+"""What a document may be sent as."""
 
 
 def _never(_origin: object, _body: object) -> Failed:
@@ -86,9 +77,7 @@ class JsonRpcHttpListener(HttpListener):
             return super().find(head)
         if head.method != "POST":
             raise NotAllowed(("POST",))
-        media_type = (head.headers.get("content-type") or "").partition(";")[0].strip().lower()
-        if media_type not in TAKEN_TYPES:
-            raise NotJson(f"a JSON-RPC document is {JSON_TYPE}, not {media_type or 'without a type'}")
+        check_json_type(head.headers, TAKEN_TYPES)
         return _DOCUMENT, {}
 
 
