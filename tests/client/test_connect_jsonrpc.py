@@ -17,6 +17,12 @@ import oread
 ServePeer = Callable[[Callable[[trio.SocketStream], Awaitable[None]]], AbstractAsyncContextManager[int]]
 
 
+class NotAllowedHere(oread.MessageError):
+    """A refusal of the service's own."""
+
+    status = 405
+
+
 @attrs.frozen
 class Order:
     """What is asked for."""
@@ -98,6 +104,22 @@ async def test_events_are_methods(registry: oread.Registry, url: str, tmp_path: 
             await client.emit("tell", "two")
             assert await client.call("shout", b"x") == b"X"
     assert registry.told == [b"one", b"two"]  # type: ignore[attr-defined]
+
+
+async def test_what_is_refused_is_no_failure(registry: oread.Registry) -> None:
+    """-32003 has the status that tells what it is."""
+
+    @registry.on("refuses/{status}")
+    def refuses(status: int) -> None:
+        raise {404: oread.NotFound, 413: oread.TooLarge, 405: NotAllowedHere}[status]("not this")
+
+    async with (
+        oread.open_service(registry, "tcp://127.0.0.1:0?framing=jsonrpc") as service,
+        oread.connect(service.endpoints[0]) as client,
+    ):
+        for status, kind in ((404, oread.NotFound), (413, oread.TooLarge), (405, oread.BadRequest)):
+            with pytest.raises(kind, match="not this"):
+                await client.call(f"refuses/{status}")
 
 
 async def test_errors_are_ours(registry: oread.Registry) -> None:

@@ -17,16 +17,30 @@ import trio
 
 from oread.client.channel import Items, Outcome
 from oread.client.payloads import Payload
-from oread.errors import BadRequest, Busy, HandlerCancelled, HandlerError, MessageError, NotFound, TimedOut
+from oread.errors import (
+    BadRequest,
+    Busy,
+    HandlerCancelled,
+    HandlerError,
+    MessageError,
+    NotFound,
+    TimedOut,
+    TooLarge,
+)
 
 _ERRORS: dict[int, type[MessageError]] = {
+    -32700: BadRequest,
+    -32600: BadRequest,
+    -32602: BadRequest,
     -32601: NotFound,
     -32001: TimedOut,
     -32002: HandlerCancelled,
     -32603: HandlerError,
 }
 _BUSY = -32000
-_CALLERS_FAULTS = (-32700, -32600, -32602)
+_REFUSED = -32003
+_STATUSES: dict[int, type[MessageError]] = {404: NotFound, 413: TooLarge}
+"""What the status of what was refused means, where it is no `BadRequest`."""
 
 
 class Pipe(Protocol):
@@ -164,8 +178,13 @@ def _take_response(document: bytes, number: int) -> Outcome:
 def _as_message_error(error: _Error) -> MessageError:
     words = f"{error.message}: {error.data}" if error.data is not None else error.message
     if error.code == _BUSY:
-        seconds = error.data.get("retry_seconds") if isinstance(error.data, dict) else None
-        return Busy(error.message, retry_seconds=seconds if isinstance(seconds, int) else 1)
-    if error.code in _CALLERS_FAULTS:
-        return BadRequest(words)
+        return Busy(error.message, retry_seconds=_number(error.data, "retry_seconds") or 1)
+    if error.code == _REFUSED:
+        return _STATUSES.get(_number(error.data, "status"), BadRequest)(words)
     return _ERRORS.get(error.code, HandlerError)(words)
+
+
+def _number(data: Any, name: str) -> int:
+    """Return a number that an error carries, 0 when it does not."""
+    found = data.get(name) if isinstance(data, dict) else None
+    return found if isinstance(found, int) else 0
