@@ -484,6 +484,7 @@ async def test_http_sends_chunks_and_keeps_the_connection(
     head, _, rest = received.partition(b"\r\n\r\n")
     assert b"Transfer-Encoding: chunked" in head
     assert b"Content-Type: text/plain; charset=utf-8" in head
+    assert b"Vary: Accept" in head
     assert b"Content-Length" not in head
     assert rest.startswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\nHTTP/1.1 200")
 
@@ -624,10 +625,11 @@ async def test_server_sent_events_when_asked_for(
     register(registry, closing, kind, "one\r\ntwo", event, b"")
     async with serve_memory("http://:0") as memory:
         status, fields, body = await ask(memory, get("/stream", "Accept: text/html, Text/Event-Stream;q=0.5"))
-    assert (status, fields[b"content-type"], fields[b"cache-control"]) == (
+    assert (status, fields[b"content-type"], fields[b"cache-control"], fields[b"vary"]) == (
         200,
         b"text/event-stream",
         b"no-cache",
+        b"Accept",
     )
     assert body == (b'data: one\ndata: two\n\nevent: tick\nid: 7\nretry: 500\ndata: {"n":1}\n\ndata: \n\n')
 

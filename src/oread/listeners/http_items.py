@@ -25,6 +25,8 @@ KEEP_ALIVE_SECONDS = 15.0
 """Silence after which an event stream gets a comment (the HTML standard's advice to authors)."""
 
 _EVENT_FIELDS = (("Cache-Control", "no-cache"),)
+_CHOSEN_BY_ACCEPT = ("Vary", "Accept")
+"""A cache must not give chunks to who asks for events, nor the reverse (RFC 9110 12.5.5)."""
 
 
 class Line(Protocol):
@@ -90,7 +92,7 @@ class HttpItems:
             return data
         head = encode_stream_head(
             status,
-            fields,
+            (*fields, _CHOSEN_BY_ACCEPT),
             head_request=self._head,
             close=self.close,
             date=self._date(),
