@@ -518,3 +518,21 @@ async def _replay(address: tuple[str, int], raw: bytes, *, single: bool) -> byte
             pass
         nursery.cancel_scope.cancel()
     return received
+
+
+async def test_an_overdue_handler_is_said_to_have_taken_too_long(
+    registry: oread.Registry, serve_memory: Any, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """504, and a warning without a traceback: it is the service that was slow, not the peer."""
+
+    @registry.on("late", deadline=1)
+    async def late() -> None:
+        await trio.sleep_forever()
+
+    async with serve_memory("http://:0?failure=stop") as memory:
+        [(status, _, body)] = await ask(memory, post("/late", b"", "Connection: close"), end=False)
+        assert (status, b"took too long" in body) == (504, True)
+        assert memory.refused["timed_out"] == 1
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert "late took longer than 1 s" in record.getMessage()

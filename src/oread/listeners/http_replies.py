@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from oread.dispatch.payload import BYTES_TYPE, JSON_TYPE, TEXT_TYPE, encode_payload
-from oread.errors import Busy, HandlerCancelled, MessageError, NotAllowed
+from oread.errors import Busy, HandlerCancelled, MessageError, NotAllowed, TimedOut
 from oread.messages import HttpResponse, Reply
 
 
@@ -39,5 +39,7 @@ def failure_parts(error: Exception) -> tuple[int, str, Sequence[tuple[str, str]]
         return error.status, str(error), (("Retry-After", str(seconds)),)
     if isinstance(error, MessageError) and error.status < 500:
         return error.status, str(error), ()
+    if isinstance(error, TimedOut):
+        return error.status, "the handler took too long", ()
     status = error.status if isinstance(error, MessageError) else 500
     return status, "the handler failed", ()

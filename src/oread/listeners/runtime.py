@@ -14,7 +14,7 @@ import trio
 
 from oread.dispatch import Failed
 from oread.endpoints import Endpoint
-from oread.errors import HandlerError, MessageError
+from oread.errors import HandlerError, MessageError, TimedOut
 from oread.messages import Peer
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Failure, Registry
@@ -43,7 +43,11 @@ class EndpointStatistics:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tell whether an error says something of the message, not of the handler."""
+    """Tell whether an error is counted by its reason, and no failure for `failure=`.
+
+    `TimedOut` is one here, though not to hooks and the log: a deadline was
+    asked for, and kept.
+    """
     return isinstance(error, MessageError) and not isinstance(error, HandlerError)
 
 
@@ -60,11 +64,10 @@ class Failures:
 
     def report(self, event: str, failed: Failed, peer: Peer) -> None:
         """Log one failure with its traceback, within the rate, unless a hook has it."""
-        if self._registry is not None and self._registry.report(
-            Failure(event=event, handler=failed.handler, error=failed.error, peer=peer)
-        ):
+        failure = Failure(event=event, handler=failed.handler, error=failed.error, peer=peer)
+        if self._registry is not None and self._registry.report(failure):
             return
-        if is_refusal(failed.error):
+        if failure.is_refusal:
             log.debug("%s: %s from %s: %s", event, type(failed.error).__name__, peer, failed.error)
             return
         now = self._reactor.now
@@ -76,6 +79,9 @@ class Failures:
             self._suppressed += 1
             return
         self._logged += 1
+        if isinstance(failed.error, TimedOut):  # where it waited is not known any more
+            log.warning("%s: %s, for %s", event, failed.error, peer)
+            return
         name = failed.handler or "a handler"
         log.error("%s: %s failed for %s: %r", event, name, peer, failed.error, exc_info=failed.error)
 
