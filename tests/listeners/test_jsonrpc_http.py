@@ -94,9 +94,40 @@ def test_endpoints_that_make_no_sense_are_refused(url: str, words: str) -> None:
 async def test_an_event_of_the_same_path_is_refused_at_start(registry: oread.Registry) -> None:
     """One of them could never be called."""
     registry.on("rpc/v1", lambda: None)
-    with pytest.raises(RegistrationError, match="'rpc/v1' already"):
+    with pytest.raises(RegistrationError, match="what the event 'rpc/v1' would"):
         async with oread.open_service(registry, "http://127.0.0.1:0?rpc=/rpc/v1"):
             pytest.fail("it is served")
     with pytest.raises(RegistrationError, match="openapi=true serves this path"):
         async with oread.open_service(registry, "http://127.0.0.1:0?openapi=true&rpc=/openapi.json"):
             pytest.fail("it is served")
+
+
+async def test_an_event_of_the_same_path_is_refused_while_serving(registry: oread.Registry) -> None:
+    """Nothing has changed then; a hidden event may have the name, and afterwards any."""
+    mounted = oread.Registry()
+    registry.mount("v1", mounted)
+    async with (
+        oread.open_service(registry, "http://127.0.0.1:0?rpc=/v1/rpc&openapi=true"),
+        oread.open_service(registry, "http://127.0.0.1:0?rpc=/v1/rpc"),
+    ):
+        for target, event in ((registry, "v1/rpc"), (mounted, "rpc"), (registry, "openapi.json")):
+            with pytest.raises(RegistrationError, match="serves what the event"):
+                target.on(event, lambda: None)
+            assert target.count(event) == 0
+        registry.on("v1/{name}", lambda: None)
+        with registry.on("v1/rpc", lambda: None, exposed=False):
+            assert await registry.emit("v1/rpc") == [None]
+    registry.on("v1/rpc", lambda: None)
+
+
+async def test_a_start_that_failed_keeps_no_name(registry: oread.Registry) -> None:
+    """All or nothing, of names as of sockets."""
+    registry.on("rpc", lambda: None)
+    with pytest.raises(RegistrationError, match="rpc=/rpc serves"):
+        async with oread.open_service(registry, "http://127.0.0.1:0?openapi=true&rpc=/rpc"):
+            pytest.fail("it is served")
+    with pytest.raises(RegistrationError, match="no handler for event"):
+        async with oread.open_service(registry, "http://127.0.0.1:0?rpc=/other", "udp://127.0.0.1:0/missing"):
+            pytest.fail("it is served")
+    registry.on("openapi.json", lambda: None)
+    registry.on("other", lambda: None)

@@ -39,8 +39,8 @@ class HttpListener(ConnectionListener):
     """The open sockets of one `http` endpoint, with what they accepted.
 
     Raises:
-        RegistrationError: `openapi=true`, but there is an event of that name;
-            the sockets stay the caller's then.
+        RegistrationError: an event has the name of a path that the endpoint
+            itself serves; the sockets stay the caller's then.
     """
 
     limits: HttpLimits
@@ -53,6 +53,16 @@ class HttpListener(ConnectionListener):
         self._own: dict[str, Entry] = {"*": SERVER_OPTIONS}
         if endpoint.openapi:
             self._own[f"/{EVENT}"] = make_openapi_entry(runtime.registry)
+        self._reserved = runtime.registry.reserve(self.own_names())
+
+    def own_names(self) -> dict[str, str]:
+        """Return the names that no event may have beside it, and the options that ask for them."""
+        return {EVENT: "openapi=true"} if self.endpoint.openapi else {}
+
+    def abort(self) -> None:
+        """Close every socket now."""
+        super().abort()
+        self._reserved.remove()
 
     def make_connection(self, sock: Socket) -> Connection:
         """Make an HTTP connection."""

@@ -47,20 +47,19 @@ _DOCUMENT = Entry(event=NO_EVENT, call=_never)
 
 
 class JsonRpcHttpListener(HttpListener):
-    """The open sockets of an `http` endpoint with a path of JSON-RPC.
-
-    Raises:
-        RegistrationError: an event has the name of that path.
-    """
+    """The open sockets of an `http` endpoint with a path of JSON-RPC."""
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: Sequence[ListeningSocket]) -> None:
-        assert endpoint.rpc is not None
-        if endpoint.rpc[1:] in runtime.registry.events():
-            raise RegistrationError(f"rpc={endpoint.rpc}: there is an event {endpoint.rpc[1:]!r} already")
         super().__init__(runtime, endpoint, sockets)
-        if endpoint.rpc in self._own:
-            raise RegistrationError(f"rpc={endpoint.rpc}: openapi=true serves this path")
         self.methods = Methods(runtime.registry, self.copy_context)
+
+    def own_names(self) -> dict[str, str]:
+        """Return the names that no event may have beside it, and the options that ask for them."""
+        names, rpc = super().own_names(), self.endpoint.rpc
+        assert rpc is not None
+        if rpc[1:] in names:
+            raise RegistrationError(f"rpc={rpc}: {names[rpc[1:]]} serves this path")
+        return names | {rpc[1:]: f"rpc={rpc}"}
 
     def make_connection(self, sock: Socket) -> Connection:
         """Make an HTTP connection that serves documents too."""

@@ -9,7 +9,6 @@ from oread.dispatch import Entry, Link, compile_entry, read_signature
 from oread.dispatch.json_payload import encode_json
 from oread.dispatch.payload import JSON_TYPE
 from oread.dispatch.schema import Described, openapi
-from oread.errors import RegistrationError
 from oread.messages import HttpResponse
 
 EVENT = "openapi.json"
@@ -22,9 +21,6 @@ VERSION = "1"
 class Listing(Protocol):
     """The registry, as far as it is described."""
 
-    def events(self) -> list[str]:
-        """Return the names and patterns that have a handler."""
-
     def handlers(self) -> Sequence[Described]:
         """List all handlers."""
 
@@ -34,12 +30,7 @@ def make_openapi_entry(registry: Listing) -> Entry:
 
     The document is made again when the handlers are others, and not for each
     request: that would cost milliseconds of the reactor at a peer's wish.
-
-    Raises:
-        RegistrationError: an event of that name exists.
     """
-    if EVENT in registry.events():
-        raise RegistrationError(f"openapi=true: there is an event {EVENT!r} already")
     tell = _make_teller(registry.handlers)
     link = Link(handler=tell, name="openapi", plan=read_signature(tell, ()), methods=("GET",))
     return compile_entry(EVENT, [link])

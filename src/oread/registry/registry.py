@@ -343,6 +343,18 @@ class Registry:
         self._node.slots.add(slot)
         return slot
 
+    def reserve(self, names: Mapping[str, str]) -> Attachment:
+        """Keep events from having names that an endpoint has another use for.
+
+        Args:
+            names: each with the option of the endpoint that uses it.
+
+        Raises:
+            RegistrationError: an exposed event has such a name; while it is
+                kept, registering one raises the same.
+        """
+        return Attachment(self._node.reserve(names))
+
     def detach(self, slot: Slot) -> None:
         """End the updates of a slot."""
         self._node.slots.discard(slot)

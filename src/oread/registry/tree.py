@@ -211,6 +211,8 @@ class Node:
     state: State = attrs.field(factory=State)
     hooks: Hooks = attrs.field(factory=Hooks)
     slots: set[Slot] = attrs.field(factory=set)
+    reserved: list[Mapping[str, str]] = attrs.field(factory=list)
+    """Names that no exposed event may have, and why."""
     parents: weakref.WeakSet[Node] = attrs.field(factory=weakref.WeakSet)
     """Weak: a registry that is mounted somewhere does not keep that alive."""
 
@@ -228,6 +230,8 @@ class Node:
         self._stage(model, staged)
         if check is not None:
             check(staged[self].compiled)
+        for node, state in staged.items():
+            node._check_reserved(state.compiled)
         slots = [found for node, state in staged.items() for found in node._check_slots(state.compiled)]
         for node, state in staged.items():
             node.state = state
@@ -267,6 +271,20 @@ class Node:
                 mount.node.parents.discard(self)
 
         return undo
+
+    def reserve(self, names: Mapping[str, str]) -> Callable[[], None]:
+        """Refuse exposed events of these names; return what allows them again.
+
+        Raises:
+            RegistrationError: there is such an event.
+        """
+        self.reserved.append(names)
+        try:
+            self._check_reserved(self.state.compiled)
+        except RegistrationError:
+            self.reserved.remove(names)
+            raise
+        return lambda: self.reserved.remove(names)
 
     def hooks_of(self, event: str) -> tuple[Hooks, ...]:
         """Return the hooks that an event's failures go to, the innermost first."""
@@ -310,6 +328,11 @@ class Node:
             state = staged.get(mount.node, mount.node.state)
             for offer in state.compiled.offers.values():
                 yield offer.under(mount.prefix, model, self.hooks)
+
+    def _check_reserved(self, compiled: Compiled) -> None:
+        for names in self.reserved:
+            for name in names.keys() & compiled.exposed.keys():
+                raise RegistrationError(f"{names[name]} serves what the event {name!r} would")
 
     def _check_slots(self, compiled: Compiled) -> Iterator[tuple[Slot, Entry, Mapping[str, str]]]:
         for slot in self.slots:
