@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -164,6 +165,20 @@ def test_a_batch_is_bounded() -> None:
     document = read_document(b"[%b]" % b",".join([request()] * (JSONRPC_BATCH + 1)))
     assert [code_of(item) for item in document.items] == [-32600]
     assert not document.is_batch
+
+
+@pytest.mark.parametrize("element", [b"1", b"[]", b'""', b"{}"])
+def test_a_batch_that_is_too_long_costs_no_object_an_element(element: bytes) -> None:
+    """Its elements are not made before it is refused."""
+    data = b"[%b]" % b",".join([element] * 100_000)
+    tracemalloc.start()
+    try:
+        document = read_document(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [code_of(item) for item in document.items] == [-32600]
+    assert peak < 100_000
 
 
 FAULTS: list[tuple[Exception, bool, Fault]] = [

@@ -94,8 +94,17 @@ class _Members(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw(b"")
 
 
+_Bounded = msgspec.defstruct(
+    "_Bounded",
+    [(f"call{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(JSONRPC_BATCH)],
+    array_like=True,
+    forbid_unknown_fields=True,
+)
+"""An array of so many elements at most: decoding one more is refused before the rest is looked at."""
+
 _read_members = msgspec.json.Decoder(_Members).decode
 _read_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_read_bounded = msgspec.json.Decoder(_Bounded).decode
 _read_any = msgspec.json.Decoder(msgspec.Raw).decode
 _read_text = msgspec.json.Decoder(str).decode
 _write = msgspec.json.Encoder().encode
@@ -104,7 +113,8 @@ _write = msgspec.json.Encoder().encode
 def read_document(data: bytes) -> Document:
     """Read the calls of one document; what is none becomes `Invalid`.
 
-    Time and memory are linear in the size of the document.
+    Time is linear in the size of the document; so is memory, but for a batch
+    that is too long: its end is not looked at.
     """
     begin = data.lstrip(_SPACE)[:1]
     try:
@@ -113,6 +123,9 @@ def read_document(data: bytes) -> Document:
         if begin == b"{":
             return Document((_read_call(_read_members(data)),))
         if begin == b"[":
+            if data.count(b",") >= JSONRPC_BATCH and _is_too_long(data):
+                limit = f"at most {JSONRPC_BATCH} calls of a batch are taken"
+                return _refuse(INVALID_REQUEST, "Invalid Request", limit)
             return _read_batch(_read_elements(data))
         _read_any(data)
     except RecursionError:
@@ -124,6 +137,15 @@ def read_document(data: bytes) -> Document:
     return _refuse(INVALID_REQUEST, "Invalid Request", "a request is an object, a batch an array")
 
 
+def _is_too_long(data: bytes) -> bool:
+    """Tell whether an array has too many elements, without making an object of each."""
+    try:
+        _read_bounded(data)
+    except msgspec.ValidationError:
+        return True
+    return False
+
+
 def _refuse(code: int, message: str, data: str) -> Document:
     return Document((Invalid(Fault(code, message, data)),))
 
@@ -131,12 +153,6 @@ def _refuse(code: int, message: str, data: str) -> Document:
 def _read_batch(elements: Sequence[msgspec.Raw]) -> Document:
     if not elements:
         return _refuse(INVALID_REQUEST, "Invalid Request", "a batch has at least one call")
-    if len(elements) > JSONRPC_BATCH:
-        return _refuse(
-            INVALID_REQUEST,
-            "Invalid Request",
-            f"a batch of {len(elements)}; at most {JSONRPC_BATCH} are taken",
-        )
     return Document(tuple(_read_element(element) for element in elements), is_batch=True)
 
 
