@@ -702,6 +702,19 @@ async def test_grace_holds_while_output_is_pending(
         assert memory.refused["peer_gone"] == 1
 
 
+@pytest.mark.parametrize("url", ["tcp://:0/stream?framing=lines", "tcp://:0/stream", "http://:0"])
+async def test_memory_resets_as_a_socket_does(
+    registry: oread.Registry, serve_memory: Any, closing: Closing, url: str
+) -> None:
+    """So a test without sockets sees that a reply was broken off."""
+    register(registry, closing, "slowly", "one", 0.001, LookupError("on purpose"))
+    async with serve_memory(url) as memory:
+        client = memory.client()
+        await client.send_all(get(version="1.0") if url.startswith("http") else b"x\n")
+        with pytest.raises(trio.BrokenResourceError, match="reset"):
+            await client.receive_all()
+
+
 async def test_foreign_client_reads_chunks(
     registry: oread.Registry, serve_one: Any, closing: Closing
 ) -> None:

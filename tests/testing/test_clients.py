@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 import oread
 from oread.testing import TRANSPORTS, MemoryNetwork, Transport, open_client
@@ -169,6 +170,23 @@ async def test_a_limit_is_what_the_transport_makes_of_it(
         nursery.start_soon(ask, b"b")
     refuses = transport in ("http", "udp")
     assert outcomes == (["busy", b"a"] if refuses else [b"a", b"b"])
+
+
+@pytest.mark.parametrize("transport", [*STREAMING, "tcp"])
+async def test_what_fails_behind_an_item_is_raised(
+    registry: oread.Registry, transport: Transport, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Everywhere: half an answer is not taken for a whole one."""
+
+    @registry.on("breaks")
+    async def breaks(data: bytes) -> AsyncIterator[bytes]:
+        yield b"one"
+        await trio.sleep(1)
+        raise TeapotError("short and stout")
+
+    async with open_client(registry, transport) as client:
+        with pytest.raises(TeapotError, match="stout"):
+            await client.call_items("breaks", b"x")
 
 
 @pytest.mark.parametrize("transport", STREAMING)

@@ -23,7 +23,7 @@ from oread.listeners.connection import Connection
 from oread.listeners.states import BUSY, CLOSED, CLOSING, GATED, MASKED, PEER_GONE, STREAMING, WAITING
 from oread.listeners.streaming import AwaitedReply, PulledReply, StreamedReply
 
-_NO_LINGER = struct.pack("ii", 1, 0)
+NO_LINGER = struct.pack("ii", 1, 0)
 """Closing discards what is not sent, and resets (socket(7), SO_LINGER)."""
 _CALL_FLAGS = BUSY | MASKED | PEER_GONE | STREAMING
 
@@ -146,11 +146,10 @@ class CallingConnection(Connection):
     def break_off(self, _stream: StreamedReply) -> None:
         """Close in the middle of a reply, so that its peer can tell: by a reset.
 
-        A FIN would say that what it got was all. In memory there is no reset.
+        A FIN would say that what it got was all.
         """
-        if isinstance(self.socket, socket.socket):
-            with contextlib.suppress(OSError):  # the peer has reset it: nothing to tell
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        with contextlib.suppress(OSError):  # the peer has reset it: nothing to tell
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self.close()
 
     def go_on(self) -> None:

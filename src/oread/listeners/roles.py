@@ -25,6 +25,9 @@ class Socket(Protocol):
     def send(self, data: bytes | memoryview, /) -> int:
         """Raise BlockingIOError instead of waiting."""
 
+    def setsockopt(self, level: int, option: int, value: bytes, /) -> None:
+        """Set one option: SO_LINGER, by which closing resets."""
+
     def shutdown(self, how: int, /) -> None:
         """End one direction."""
 

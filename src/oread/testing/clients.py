@@ -164,8 +164,7 @@ class EventClient:
             deadline: as for `call`.
 
         Raises:
-            Exception: as `call`. What fails behind the first item is raised
-                by `http` and `emit`; elsewhere the items end there.
+            Exception: as `call`, also for what fails behind the first item.
 
         Cancellation: as `call`.
         """

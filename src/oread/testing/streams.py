@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections import deque
 
 import trio
 
+from oread.listeners.calls import NO_LINGER
 from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE
 from oread.testing.readiness import Readiness
 
@@ -57,6 +59,8 @@ class MemorySocket:
         """The client's address, known after the end too."""
         self.was_reset = False
         self.closed = False
+        self._resets = False
+        """Closing is a reset, as SO_LINGER asks for."""
 
     def fileno(self) -> int:
         """Return its number in the network."""
@@ -64,6 +68,12 @@ class MemorySocket:
 
     def setblocking(self, flag: bool) -> None:  # noqa: FBT001 (the signature of socket.socket)
         """Do nothing: it never blocks."""
+
+    def setsockopt(self, level: int, option: int, value: bytes, /) -> None:
+        """Have `close` reset the connection: the one option that is used here."""
+        if (level, option, value) != (socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER):
+            raise OSError(errno.ENOPROTOOPT, "memory has no such option")
+        self._resets = True
 
     def ready(self) -> int:
         """Return the readiness bits, as epoll would."""
@@ -104,11 +114,11 @@ class MemorySocket:
         self._network.notify()
 
     def close(self) -> None:
-        """Close it; unread input makes that a reset for the client, as in TCP."""
+        """Close it; unread input, or SO_LINGER, makes that a reset for the client, as in TCP."""
         if not self.closed:
             self.closed = True
             self._outgoing.ended = True
-            if self._incoming.data:
+            if self._incoming.data or self._resets:
                 self._outgoing.data.clear()
                 self.was_reset = True
             self._incoming.ended = True
