@@ -233,6 +233,23 @@ async def test_a_swallowed_cancellation_is_told(registry: oread.Registry, autoju
     await assert_breaks(registry, "cancellation", "goes on after the one at checkpoint 2")
 
 
+async def test_a_handler_that_swallows_every_cancellation_is_ended(
+    registry: oread.Registry, autojump_clock: Any
+) -> None:
+    """Trio alone could not: the check must not hang where the handler would."""
+
+    @registry.on("bad")
+    async def stubborn(data: bytes) -> bytes:
+        while True:
+            try:
+                await trio.sleep(1)
+            except trio.Cancelled:
+                continue
+            return data
+
+    await assert_breaks(registry, "steps", "within 1000 steps")
+
+
 async def test_state_broken_by_a_cancellation_is_told(registry: oread.Registry, autojump_clock: Any) -> None:
     """The next call must not suffer."""
     busy = False

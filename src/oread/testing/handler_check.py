@@ -10,8 +10,9 @@ The rules, by the names under which `ContractError` tells them:
 * **steps**: it ends, within `most_steps` checkpoints;
 * **context**: it leaves no context variable changed for its caller;
 * **task**, **descriptor**: what it began is over, what it opened is closed;
-* **cancellation**: cancelled at any of its checkpoints it ends at once, leaves
-  nothing behind, and the next call is answered as ever;
+* **cancellation**: cancelled at any of its checkpoints it ends at once (what
+  it shields comes to its end), leaves nothing behind, and the next call is
+  answered as ever;
 * **isolation**: calls side by side are answered as each would be alone;
 * **transport**: every transport that can serve it gives the same reply, or
   the same class of error.

@@ -115,6 +115,8 @@ class StepWatch(trio.abc.Instrument):
 
     def _see_line(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if event == "line":
+            if self.steps > 2 * self._most_steps and self.fault is not None:
+                raise self.fault  # it takes no cancellation: nothing else would end it
             self._lines += 1
             if self._lines > self._most_lines:
                 where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
