@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from contextlib import suppress
+from typing import Any, get_args
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ import trio.testing
 from attrs import frozen
 
 from oread import BadRequest, Failure, Message, NotFound, Registry
+from oread.registry import Policy
 
 
 @frozen
@@ -435,3 +437,41 @@ def test_failure_tells_a_refusal_from_a_fault() -> None:
     """What the peer did wrong is not the handler's failing."""
     assert Failure(event="e", handler="h", error=BadRequest("x")).is_refusal
     assert not Failure(event="e", handler="h", error=LookupError("x")).is_refusal
+
+
+@pytest.mark.parametrize("policy", get_args(Policy))
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_refused_message_does_not_use_a_once_handler_up(policy: Policy, others: int) -> None:
+    """It is still there for the next message, and gone after that, whoever stands beside it."""
+    registry, called = Registry(), []
+
+    async def number(value: int) -> None:
+        called.append(value)
+
+    registry.once("e", number)
+    for _ in range(others):
+        registry.on("e", lambda data: None)
+    with suppress(BadRequest, ExceptionGroup):
+        await registry.emit("e", b"no number", policy=policy)
+    assert registry.count("e") == 1 + others
+    await registry.emit("e", b"7", policy=policy)
+    assert registry.count("e") == others
+    assert called == [7]
+
+
+async def test_a_once_handler_is_not_used_up_by_a_peer(serve_memory: Any, registry: Registry) -> None:
+    """Nobody can take a handler away by sending nonsense."""
+    registry.once("e", len_of)
+    async with serve_memory("http://:0") as memory:
+        for body, status in ((b'{"not": "a list"}', b"400"), (b"[1, 2]", b"200"), (b"[1, 2]", b"404")):
+            client = memory.client()
+            await client.send_all(
+                b"POST /e HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            assert (await client.receive_all())[9:12] == status
+
+
+def len_of(items: list[int]) -> int:
+    """Take JSON."""
+    return len(items)

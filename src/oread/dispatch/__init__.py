@@ -11,7 +11,7 @@ Not here: who registers (the registry) and who calls (the listeners).
 
 from __future__ import annotations
 
-from oread.dispatch.compiled import Entry, Failed, Layer, Link, Origin
+from oread.dispatch.compiled import Entry, Failed, Layer, Link, Origin, Spent
 from oread.dispatch.entry import compile_entry, compile_link, isolate, isolate_call
 from oread.dispatch.gate import Gate
 from oread.dispatch.middleware import Passage, fold_async, fold_sync, read_middleware
@@ -29,6 +29,7 @@ __all__ = [
     "Passage",
     "Pattern",
     "Plan",
+    "Spent",
     "Table",
     "compile_entry",
     "compile_link",

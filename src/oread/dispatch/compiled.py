@@ -41,6 +41,10 @@ class Failed:
     handler: str = ""
 
 
+class Spent(Exception):  # noqa: N818 - it is no error: nobody sees it
+    """A `once` handler has had its call: it is passed over."""
+
+
 Call = Callable[[Origin, Any], Any]
 Start = Callable[[Origin, Any], Coroutine[Any, Any, Any]]
 
@@ -55,7 +59,10 @@ class Link:
     methods: tuple[str, ...] | None = None
     exposed: bool = True
     take: Callable[[], bool] | None = None
-    """For `once`: True the first time it is asked, then never again."""
+    """For `once`: True the first time it is asked, then never again.
+
+    It is asked when the arguments are there: a message that is refused does not use the handler up.
+    """
     limit: int | None = None
     """Calls of its event at a time."""
     shield: bool = False

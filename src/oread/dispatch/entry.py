@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from oread.dispatch.arguments import make_getter
-from oread.dispatch.compiled import Call, Entry, Failed, Layer, Link, Origin, Start
+from oread.dispatch.compiled import Call, Entry, Failed, Layer, Link, Origin, Spent, Start
 from oread.dispatch.gate import Gate
 from oread.dispatch.middleware import Passage, fold_async, fold_sync
 from oread.dispatch.signature import Plan, handler_name
@@ -225,15 +225,15 @@ def _compile_one(link: Link) -> Call:
 
 
 def _compile_sync_chain(event: str, links: Sequence[Link]) -> Call:
-    steps = [(link.take, _compile_invoke(link), link.name) for link in links]
+    steps = [(_compile_invoke(link), link.name) for link in links]
 
     def call(origin: Origin, data: Any) -> Any:
         outcome = _Outcome(event, origin)
-        for take, invoke, name in steps:
-            if take is not None and not take():
-                continue
+        for invoke, name in steps:
             try:
                 outcome.add(invoke(origin, data))
+            except Spent:
+                continue
             except Exception as error:
                 outcome.fail(Failed(error, name))
         return outcome.settle()
@@ -271,16 +271,16 @@ def _compile_async(event: str, links: Sequence[Link]) -> Start:
     if len(links) == 1 and links[0].plan.is_async and links[0].take is None:
         link = links[0]
         return _compile_async_direct(link) if _takes_payload_only(link.plan) else _compile_async_one(link)
-    steps = [(link.take, _compile_invoke(link), link.name, link.plan.is_async) for link in links]
+    steps = [(_compile_invoke(link), link.name, link.plan.is_async) for link in links]
 
     async def start_chain(origin: Origin, data: Any) -> Any:
         outcome = _Outcome(event, origin)
-        for take, invoke, name, is_async in steps:
-            if take is not None and not take():
-                continue
+        for invoke, name, is_async in steps:
             try:
                 reply = invoke(origin, data)
                 outcome.add((await reply) if is_async else reply)
+            except Spent:
+                continue
             except Exception as error:
                 outcome.fail(Failed(error, name))
         return outcome.settle()
@@ -335,9 +335,18 @@ class _Outcome:
         return self.answer
 
 
+def _once(handler: Callable[..., Any], take: Callable[[], bool]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not take():
+            raise Spent
+        return handler(*args, **kwargs)
+
+    return call
+
+
 def _compile_invoke(link: Link) -> Call:
     """Make `invoke(origin, data)`: fetch each argument, call, let it raise."""
-    handler, plan = link.handler, link.plan
+    handler, plan = link.handler if link.take is None else _once(link.handler, link.take), link.plan
     getters = {name: make_getter(plan, name) for name in plan.roles}
     positional = [getters[name] for name in plan.positional]
     keyword = [(name, getters[name]) for name in plan.keyword]

@@ -30,6 +30,7 @@ from oread.dispatch import (
     Failed,
     Gate,
     Passage,
+    Spent,
     compile_link,
     encode_payload,
     fold_async,
@@ -50,18 +51,13 @@ UNTIL_ANSWERED = ("first", "race")
 class Step:
     """One handler of an event, to be called alone."""
 
-    take: Callable[[], bool] | None
     call: Callable[[Emission, bytes], Any]
     is_async: bool
-
-    def begin(self) -> bool:
-        """Tell whether it is to run; a `once` handler does so one time."""
-        return self.take is None or self.take()
 
 
 def compile_steps(entry: Entry) -> tuple[Step, ...]:
     """Compile the handlers of an event one by one."""
-    return tuple(Step(link.take, compile_link(link), link.plan.is_async) for link in entry.links)
+    return tuple(Step(compile_link(link), link.plan.is_async) for link in entry.links)
 
 
 @attrs.define(eq=False)
@@ -140,9 +136,8 @@ class Emission:
 
     async def _call_at_once(self, data: bytes) -> list[Any]:
         """Call all in a nursery; answers of a race stand in the order of finishing."""
-        ready = [step for step in self.steps if step.begin()]
         racing = self.policy == "race"
-        outcomes: list[Any] = [] if racing else [None] * len(ready)
+        outcomes: list[Any] = [] if racing else [None] * len(self.steps)
 
         async def run_one(nursery: trio.Nursery, at: int, step: Step) -> None:
             outcome = await _call(step, self, data)
@@ -155,7 +150,7 @@ class Emission:
 
         async def run_all() -> None:
             async with trio.open_nursery() as nursery:
-                for at, step in enumerate(ready):
+                for at, step in enumerate(self.steps):
                     nursery.start_soon(run_one, nursery, at, step)
 
         ended = False
@@ -165,13 +160,14 @@ class Emission:
         finally:
             if not ended:  # cancelled from outside: nobody will see these
                 for outcome in outcomes:
-                    if isinstance(outcome, Failed):
+                    if isinstance(outcome, Failed) and not is_spent(outcome):
                         self.report(outcome)
         # What is left: a loser of a race raised something beside its Cancelled.
         return [*outcomes, left] if isinstance(left, Failed) else outcomes
 
     def _conclude(self, outcomes: list[Any]) -> Any:
         """Set the results; return the answer, or the failure that is to be raised."""
+        outcomes = [outcome for outcome in outcomes if not is_spent(outcome)]
         if not outcomes:
             return Failed(NotFound(f"no handler for {self.entry.event!r}"))
         failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
@@ -218,6 +214,11 @@ def is_answer(outcome: Any) -> bool:
     return outcome is not None and not isinstance(outcome, Failed)
 
 
+def is_spent(outcome: Any) -> bool:
+    """Tell a `once` handler that had its call already from all others."""
+    return isinstance(outcome, Failed) and isinstance(outcome.error, Spent)
+
+
 def _never(_outcome: Any) -> bool:
     return False
 
@@ -255,10 +256,9 @@ def _call_in_order(
 ) -> list[Any]:
     outcomes = []
     for step in steps:
-        if step.begin():
-            outcomes.append(_keep(step.call(emission, data)))
-            if until(outcomes[-1]):
-                break
+        outcomes.append(_keep(step.call(emission, data)))
+        if until(outcomes[-1]):
+            break
     return outcomes
 
 
@@ -267,10 +267,9 @@ async def _await_in_order(
 ) -> list[Any]:
     outcomes = []
     for step in steps:
-        if step.begin():
-            outcomes.append(await _call(step, emission, data))
-            if until(outcomes[-1]):
-                break
+        outcomes.append(await _call(step, emission, data))
+        if until(outcomes[-1]):
+            break
     return outcomes
 
 

@@ -87,7 +87,11 @@ class Registry:
     @overload
     def once(self, event: str, handler: Handler, **options: Unpack[HandlerOptions]) -> Registration: ...
     def once(self, event: str, handler: Handler | None = None, **options: Unpack[HandlerOptions]) -> Any:
-        """Add a handler that is removed just before its first call; see `on`."""
+        """Add a handler that is removed just before its first call; see `on`.
+
+        A message that is refused, because its payload is not what the handler
+        takes, is no call.
+        """
         return self._registrar.register(event, handler, Options(**options), once=True)
 
     @overload
