@@ -214,3 +214,22 @@ def test_a_mounted_registry_does_not_keep_the_outer_alive() -> None:
     gc.collect()
     assert gone() is None
     inner.on("f", lambda data: None)
+
+
+def test_a_change_compiles_and_offers_what_has_changed_alone() -> None:
+    """Here and where it is mounted: the others' offers and entries are the same objects."""
+    parent, child = Registry(), Registry()
+    for number in range(20):
+        child.on(f"e{number}/{{x}}", lambda x: x)
+        parent.on(f"p{number}", lambda: None)
+    parent.mount("m", child)
+    before = parent._node.state.compiled
+    with child.on("new", lambda: None):
+        after = parent._node.state.compiled
+        assert set(after.offers) - set(before.offers) == {"m/new"}
+        for name, offer in before.offers.items():
+            assert after.offers[name] is offer
+            assert after.exposed[name] is before.exposed[name]
+        assert parent.find("m/e3/7") == (before.exposed["m/e3/{x}"], {"x": "7"})
+    assert parent.find("m/new") is None
+    assert parent.find("m/e3/7") == (before.exposed["m/e3/{x}"], {"x": "7"})

@@ -24,6 +24,8 @@ from oread.errors import BadRequest, RegistrationError
 from oread.registry.hooks import Hooks
 from oread.registry.registration import Registration
 
+FEW = 8
+"""Changed events up to which a table is made of the one before it."""
 NO_LIMIT = sys.maxsize
 """What a gate lets in once its event is not limited any more."""
 
@@ -97,6 +99,8 @@ class Offer:
     gate: Gate | None
     hooks: tuple[Hooks, ...]
     """Of the registry that has it, then of those it is mounted in."""
+    inner: Offer | None = attrs.field(default=None, eq=False)
+    """What it was made of, when it is mounted."""
 
     def compile(self, *, exposed: bool) -> Entry | None:
         """Make the entry for endpoints, or the one for `emit`; None when it has nothing."""
@@ -118,14 +122,15 @@ class Offer:
         """Whether everything is exposed: one entry serves both."""
         return all(each.options.exposed for each in self.registrations)
 
-    def under(self, prefix: str, model: Model, hooks: Hooks) -> Offer:
-        """Return it as the registry offers it in which it is mounted."""
-        pattern = Pattern.parse(f"{prefix}/{self.pattern.text}")
+    def under(self, prefix: str, model: Model, hooks: Hooks, known: Mapping[str, Offer]) -> Offer:
+        """Return it as the registry offers it in which it is mounted; a known one if nothing has changed."""
+        name = f"{prefix}/{self.pattern.text}"
+        layers = (*model.layers(name), *self.layers)
+        old = known.get(name)
+        if old is not None and old.inner is self and old.layers == layers:
+            return old
         return attrs.evolve(
-            self,
-            pattern=pattern,
-            layers=(*model.layers(pattern.text), *self.layers),
-            hooks=(*self.hooks, hooks),
+            self, pattern=Pattern.parse(name), layers=layers, hooks=(*self.hooks, hooks), inner=self
         )
 
 
@@ -155,7 +160,8 @@ class Compiled:
         exposed: dict[str, Entry] = {}
         every: dict[str, Entry] = {}
         for name, offer in offers.items():
-            if self.offers.get(name) == offer:
+            old = self.offers.get(name)
+            if old is offer or old == offer:
                 shown, whole = self.exposed.get(name), self.every[name]
             else:
                 shown = offer.compile(exposed=True)
@@ -163,24 +169,40 @@ class Compiled:
             every[name] = whole
             if shown is not None:
                 exposed[name] = shown
-        exposed_table = _build(offers, exposed)
+        exposed_table = self._renew_table(self.exposed_table, self.exposed, exposed, offers)
         return Compiled(
             offers=offers,
             exposed=exposed,
             every=every,
             exposed_table=exposed_table,
-            every_table=exposed_table if every == exposed else _build(offers, every),
+            every_table=exposed_table
+            if every == exposed
+            else self._renew_table(self.every_table, self.every, every, offers),
         )
+
+    def _renew_table(
+        self,
+        table: Table[Entry],
+        before: Mapping[str, Entry],
+        after: Mapping[str, Entry],
+        offers: Mapping[str, Offer],
+    ) -> Table[Entry]:
+        """Make the table of these entries, of the one before where little has changed."""
+        gone = [name for name in before if name not in after]
+        changed = [name for name, entry in after.items() if before.get(name) is not entry]
+        if len(gone) + len(changed) > FEW:
+            return Table.build((offers[name].pattern, entry) for name, entry in after.items())
+        for name in gone:
+            table = table.replace(self.offers[name].pattern, None)
+        for name in changed:
+            table = table.replace(offers[name].pattern, after[name])
+        return table
 
 
 def _whole(offer: Offer) -> Entry:
     entry = offer.compile(exposed=False)
     assert entry is not None, "an event without anything is taken out of the model"
     return entry
-
-
-def _build(offers: Mapping[str, Offer], entries: Mapping[str, Entry]) -> Table[Entry]:
-    return Table.build((offers[name].pattern, entry) for name, entry in entries.items())
 
 
 @attrs.define(eq=False)
@@ -316,18 +338,31 @@ class Node:
     def _offers(
         self, model: Model, gates: Mapping[str, Gate], staged: Mapping[Node, State]
     ) -> Iterator[Offer]:
+        known = self.state.compiled.offers
         for name, event in model.events.items():
-            yield Offer(
-                pattern=event.pattern,
-                registrations=event.registrations,
-                layers=model.layers(name),
-                gate=gates.get(name) if event.limit else None,
-                hooks=(self.hooks,),
-            )
+            old, layers = known.get(name), model.layers(name)
+            gate = gates.get(name) if event.limit else None
+            registrations = event.registrations
+            # Looked at before one is made: that is what a change costs where there are many events.
+            if (
+                old is not None
+                and old.registrations is registrations
+                and old.layers == layers
+                and old.gate is gate
+            ):
+                yield old
+            else:
+                yield Offer(
+                    pattern=event.pattern,
+                    registrations=registrations,
+                    layers=layers,
+                    gate=gate,
+                    hooks=(self.hooks,),
+                )
         for mount in model.mounts:
             state = staged.get(mount.node, mount.node.state)
             for offer in state.compiled.offers.values():
-                yield offer.under(mount.prefix, model, self.hooks)
+                yield offer.under(mount.prefix, model, self.hooks, known)
 
     def _check_reserved(self, compiled: Compiled) -> None:
         for names in self.reserved:
