@@ -148,7 +148,8 @@ class Client:
         Args:
             event: what is asked for.
             payload: encoded as a handler's reply would be: bytes and str as
-                they are, None as nothing, other values as JSON.
+                they are, None as nothing, other values as JSON. By HTTP a str
+                is `text/plain`, which typed handlers refuse: give the value.
             reply: the type to decode the answer into: `bytes`, `str`, else
                 strict JSON; no answer is None where the type takes it.
             deadline: seconds, waiting for other calls included.

@@ -76,7 +76,12 @@ class Registrar:
             RegistrationError: not async, or the event has a session already.
         """
         if handler is None:
-            return lambda function: (self.register_session(event, function), function)[1]
+
+            def decorate(function: HandlerT) -> HandlerT:
+                self.register_session(event, function)
+                return function
+
+            return decorate
         if not is_async_callable(handler):
             raise RegistrationError(f"{handler_name(handler)}: a session is an async function of a stream")
         target = self._event(event)
