@@ -36,6 +36,7 @@ DESCRIBED_METHODS = ("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH",
 """The methods that an OpenAPI path item can have."""
 
 NOT_JSON = "415"
+"""Told of what takes JSON alone."""
 
 _NAME = re.compile(r"\{[^}]*\}")
 _COMPONENTS = "#/components/{}/{}"
