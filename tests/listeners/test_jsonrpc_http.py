@@ -14,9 +14,14 @@ from oread.errors import EndpointError, RegistrationError
 REFUSED = {
     "GET": (post("", method="GET"), 405, "Allow: POST"),
     "PUT": (post("{}", AS_JSON, method="PUT"), 405, "Allow: POST"),
-    "no content type": (post(call("bytes")), 415, ""),
-    "a form": (post(call("bytes"), "Content-Type: application/x-www-form-urlencoded"), 415, ""),
-    "plain text": (post(call("bytes"), "Content-Type: text/plain"), 415, ""),
+    "no content type": (post(call("bytes"), "Origin: null"), 415, ""),
+    "a form": (
+        post(call("bytes"), "Content-Type: application/x-www-form-urlencoded", "Origin: null"),
+        415,
+        "",
+    ),
+    "plain text": (post(call("bytes"), "Content-Type: text/plain", "Origin: http://evil.example"), 415, ""),
+    "xml": (post(call("bytes"), "Content-Type: text/xml"), 415, ""),
 }
 
 

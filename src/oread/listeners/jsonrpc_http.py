@@ -34,7 +34,6 @@ from oread.listeners.states import BUSY, CLOSED, CLOSING, PEER_GONE
 from oread.messages import Message, Reply
 from oread.protocols.http1_head import RequestHead
 
-TAKEN_TYPES = (JSON_TYPE, "application/json-rpc", "application/jsonrequest")
 """What a document may be sent as."""
 
 
@@ -76,7 +75,7 @@ class JsonRpcHttpListener(HttpListener):
             return super().find(head)
         if head.method != "POST":
             raise NotAllowed(("POST",))
-        check_json_type(head.headers, TAKEN_TYPES)
+        check_json_type(head.headers)
         return _DOCUMENT, {}
 
 
