@@ -316,6 +316,18 @@ def test_a_raised_body_limit_holds_for_one_body() -> None:
             b"GET / HTTP/1.0\r\nConnection: keep-alive\r\nConnection:close\r\n",
             ("GET", "/", "", "1.0", "", False, 0, False),
         ),
+        (
+            b"GET / HTTP/1.1\r\nConnection: keep-alive\r\nHost: a\r\nConnection: close\r\n",
+            ("GET", "/", "", "1.1", "a", False, 0, False),
+        ),
+        (
+            b"GET / HTTP/1.1\r\nConnection: Keep-Alive\r\nhOST:a\r\nConnection: keep-alive\r\n",
+            ("GET", "/", "", "1.1", "a", True, 0, False),
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, close\r\n",
+            ("GET", "/", "", "1.1", "a", False, 0, False),
+        ),
         (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n", ("OPTIONS", "*", "", "1.1", "a", True, 0, False)),
         (b"OPTIONS http://b HTTP/1.1\r\nHost: a\r\n", ("OPTIONS", "*", "", "1.1", "b", True, 0, False)),
         (b"GET HTTP://b:8?x HTTP/1.1\r\nHost: a\r\n", ("GET", "/", "x", "1.1", "b:8", True, 0, False)),
@@ -479,9 +491,10 @@ def test_repeated_reads_share_one_head() -> None:
     """A read that is one request is parsed once for all connections."""
     limits = HttpLimits(target_bytes=8_191)
     request = b"GET /shared HTTP/1.1\r\nHost: a\r\n\r\n"
-    first = HttpServerProtocol(limits).receive(request)
-    assert HttpServerProtocol(HttpLimits(target_bytes=8_191)).receive(request) is first
-    assert HttpServerProtocol(LIMITS).receive(request) is not first
+    HttpServerProtocol(limits).receive(request)
+    second = HttpServerProtocol(limits).receive(request)
+    assert HttpServerProtocol(HttpLimits(target_bytes=8_191)).receive(request) is second
+    assert HttpServerProtocol(LIMITS).receive(request) is not second
 
 
 def test_the_cache_is_bounded_and_takes_only_whole_bodyless_requests() -> None:
@@ -496,13 +509,27 @@ def test_the_cache_is_bounded_and_takes_only_whole_bodyless_requests() -> None:
         GET.replace(b"Host", b"X: " + b"x" * http1_head.CACHED_BYTES + b"\r\nHost"),
         GET.replace(b"GET /", b"GET "),
     )
-    for data in others:
+    for data in others * 2:
         drain(HttpServerProtocol(limits), data)
     assert not known
     machine = HttpServerProtocol(limits)
     for number in range(1_500):
-        machine.receive(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+        for _ in range(2):
+            machine.receive(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
         assert 0 < len(known) <= 512
+
+
+def test_requests_that_never_repeat_do_not_push_out_those_that_do() -> None:
+    """A head is remembered when its read comes again; of others only hashes are, so many."""
+    limits = HttpLimits(target_bytes=8_189)
+    parser = parser_for(limits)
+    machine = HttpServerProtocol(limits)
+    for number in range(10_000):
+        machine.receive(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+        assert len(parser._seen) <= 4_096
+        if number < 2:
+            machine.receive(GET)
+    assert list(parser.known) == [GET]
 
 
 def test_a_cached_request_inside_a_body_is_body() -> None:
