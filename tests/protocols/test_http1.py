@@ -399,6 +399,9 @@ def test_what_a_head_says(head: bytes, expected: tuple[object, ...]) -> None:
         (CHUNKED + b'2;a="b\r\n', 400),
         (CHUNKED + b"2;a=b c\r\n", 400),
         (CHUNKED + b"0\r\n folded: x\r\n\r\n", 400),
+        (CHUNKED + b"0\r\nA: b\r\nContent-length: 0\r\n\r\n", 400),
+        (CHUNKED + b"1\r\na\r\n0\r\ntransfer-encoding:chunked\r\n\r\n", 400),
+        (CHUNKED + b"0\r\nHOST: b\r\n\r\n", 400),
     ],
 )
 def test_what_the_rows_do_not_have(data: bytes, status: int) -> None:
