@@ -32,6 +32,7 @@ from oread.protocols.http1_lines import (
     control_fields,
     field_pairs,
     find_line,
+    gather_fields,
     is_host,
     keeps_alive,
 )
@@ -275,7 +276,11 @@ class HeadParser:
     ) -> RequestHead:
         if len(text) > self._easy_bytes:
             HeadScanner(self._limits).scan(text.encode("latin-1"), 0)
-        if minor != "0":
+        if minor == "0":
+            version = "1.0"
+            fields = control_fields(text)
+        else:
+            version = "1.1"
             telling = _TELLING_FIELD.findall(text)
             # One field, of four letters: a Host and no other, as with nearly every GET. Saves 1 us of 4.
             if len(telling) == 1 and len(telling[0][0]) == 4:
@@ -283,10 +288,9 @@ class HeadParser:
                 if not is_host(host):
                     raise MalformedError(400, "malformed Host")
                 return RequestHead(
-                    method, target, path, query or "", "1.1", authority or host, True, 0, False, text
+                    method, target, path, query or "", version, authority or host, True, 0, False, text
                 )
-        version = "1.0" if minor == "0" else "1.1"
-        fields = control_fields(text)
+            fields = gather_fields(telling)
         host = fields.get("host")
         if host is None:
             if version != "1.0":
