@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import types
 
 import attrs
 import pytest
@@ -13,7 +15,7 @@ from oread.limits import HttpLimits
 from oread.protocols import http1_head
 from oread.protocols.http1 import END, Event, HttpServerProtocol, State
 from oread.protocols.http1_head import RequestHead, parser_for
-from oread.protocols.http1_lines import Refusal
+from oread.protocols.http1_lines import Refusal, find_line
 
 LIMITS = HttpLimits()
 SMALL = HttpLimits(
@@ -213,6 +215,43 @@ def test_endless_input_is_refused(name: str, head: bytes, unit: bytes, most: int
             assert fed + len(unit) > 1
             return
     pytest.fail(f"{name} is not bounded")
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"GET /" + b"a" * 8_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"X: " + b"v" * 5_000 + b"\r\n") * 5 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X:\r\n" * 99 + b"\r\n",
+        CHUNKED + b"1;" + b"a" * 4_000 + b"\r\nb\r\n0\r\n\r\n",
+        CHUNKED + b"1\r\nb\r\n" * 2_000 + b"0\r\n\r\n",
+        CHUNKED + b"0\r\n" + (b"T: " + b"v" * 3_000 + b"\r\n") * 2 + b"\r\n",
+    ],
+    ids=["target", "long fields", "many fields", "extension", "tiny chunks", "trailers"],
+)
+def test_single_bytes_are_looked_at_a_fixed_number_of_times(stream: bytes) -> None:
+    """What a dripping peer costs grows with its bytes, not with their square."""
+    looked = 0
+
+    def count(frame: types.FrameType, event: str, end: object) -> None:
+        nonlocal looked
+        if event == "return" and frame.f_code is find_line.__code__:
+            assert isinstance(end, int)
+            given = frame.f_locals
+            upto = end + 2 if end >= 0 else len(given["buffer"])
+            looked += upto - max(given["start"], given["searched"] - 1)
+
+    machine = HttpServerProtocol(LIMITS)
+    events: list[Event] = []
+    sys.setprofile(count)
+    try:
+        for value in stream:
+            events += drain(machine, bytes([value]))
+    finally:
+        sys.setprofile(None)
+    assert isinstance(events[0], RequestHead)
+    assert machine.state is State.IDLE
+    assert looked <= 4 * len(stream)
 
 
 def pad(line: bytes, size: int) -> bytes:
