@@ -59,7 +59,8 @@ _SEEN_READS = 4_096
 """Reads of which only the hash is remembered: at most 300 KiB."""
 
 _TELLING_FIELD = re.compile(
-    r"\n(?=[hcte])(host|content-length|transfer-encoding|connection(?!: keep-alive\r)|expect):([^\r]*)",
+    r"\n(?=[hcte])(host|content-length|transfer-encoding|connection(?!: keep-alive\r)|expect)"
+    r":([^\r]*)",
     re.IGNORECASE | re.ASCII,
 )
 # `Connection: keep-alive`, which browsers send with every request, tells nothing new of HTTP/1.1.
