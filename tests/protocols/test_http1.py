@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import types
 
 import attrs
 import pytest
@@ -13,7 +15,7 @@ from oread.limits import HttpLimits
 from oread.protocols import http1_head
 from oread.protocols.http1 import END, Event, HttpServerProtocol, State
 from oread.protocols.http1_head import RequestHead, parser_for
-from oread.protocols.http1_lines import Refusal
+from oread.protocols.http1_lines import Refusal, find_line
 
 LIMITS = HttpLimits()
 SMALL = HttpLimits(
@@ -215,6 +217,43 @@ def test_endless_input_is_refused(name: str, head: bytes, unit: bytes, most: int
     pytest.fail(f"{name} is not bounded")
 
 
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"GET /" + b"a" * 8_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"X: " + b"v" * 5_000 + b"\r\n") * 5 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X:\r\n" * 99 + b"\r\n",
+        CHUNKED + b"1;" + b"a" * 4_000 + b"\r\nb\r\n0\r\n\r\n",
+        CHUNKED + b"1\r\nb\r\n" * 2_000 + b"0\r\n\r\n",
+        CHUNKED + b"0\r\n" + (b"T: " + b"v" * 3_000 + b"\r\n") * 2 + b"\r\n",
+    ],
+    ids=["target", "long fields", "many fields", "extension", "tiny chunks", "trailers"],
+)
+def test_single_bytes_are_looked_at_a_fixed_number_of_times(stream: bytes) -> None:
+    """What a dripping peer costs grows with its bytes, not with their square."""
+    looked = 0
+
+    def count(frame: types.FrameType, event: str, end: object) -> None:
+        nonlocal looked
+        if event == "return" and frame.f_code is find_line.__code__:
+            assert isinstance(end, int)
+            given = frame.f_locals
+            upto = end + 2 if end >= 0 else len(given["buffer"])
+            looked += upto - max(given["start"], given["searched"] - 1)
+
+    machine = HttpServerProtocol(LIMITS)
+    events: list[Event] = []
+    sys.setprofile(count)
+    try:
+        for value in stream:
+            events += drain(machine, bytes([value]))
+    finally:
+        sys.setprofile(None)
+    assert isinstance(events[0], RequestHead)
+    assert machine.state is State.IDLE
+    assert looked <= 4 * len(stream)
+
+
 def pad(line: bytes, size: int) -> bytes:
     """Make a field line of exactly this many bytes."""
     return line + b"v" * (size - len(line))
@@ -316,6 +355,18 @@ def test_a_raised_body_limit_holds_for_one_body() -> None:
             b"GET / HTTP/1.0\r\nConnection: keep-alive\r\nConnection:close\r\n",
             ("GET", "/", "", "1.0", "", False, 0, False),
         ),
+        (
+            b"GET / HTTP/1.1\r\nConnection: keep-alive\r\nHost: a\r\nConnection: close\r\n",
+            ("GET", "/", "", "1.1", "a", False, 0, False),
+        ),
+        (
+            b"GET / HTTP/1.1\r\nConnection: Keep-Alive\r\nhOST:a\r\nConnection: keep-alive\r\n",
+            ("GET", "/", "", "1.1", "a", True, 0, False),
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, close\r\n",
+            ("GET", "/", "", "1.1", "a", False, 0, False),
+        ),
         (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n", ("OPTIONS", "*", "", "1.1", "a", True, 0, False)),
         (b"OPTIONS http://b HTTP/1.1\r\nHost: a\r\n", ("OPTIONS", "*", "", "1.1", "b", True, 0, False)),
         (b"GET HTTP://b:8?x HTTP/1.1\r\nHost: a\r\n", ("GET", "/", "x", "1.1", "b:8", True, 0, False)),
@@ -387,6 +438,9 @@ def test_what_a_head_says(head: bytes, expected: tuple[object, ...]) -> None:
         (CHUNKED + b'2;a="b\r\n', 400),
         (CHUNKED + b"2;a=b c\r\n", 400),
         (CHUNKED + b"0\r\n folded: x\r\n\r\n", 400),
+        (CHUNKED + b"0\r\nA: b\r\nContent-length: 0\r\n\r\n", 400),
+        (CHUNKED + b"1\r\na\r\n0\r\ntransfer-encoding:chunked\r\n\r\n", 400),
+        (CHUNKED + b"0\r\nHOST: b\r\n\r\n", 400),
     ],
 )
 def test_what_the_rows_do_not_have(data: bytes, status: int) -> None:
@@ -479,9 +533,10 @@ def test_repeated_reads_share_one_head() -> None:
     """A read that is one request is parsed once for all connections."""
     limits = HttpLimits(target_bytes=8_191)
     request = b"GET /shared HTTP/1.1\r\nHost: a\r\n\r\n"
-    first = HttpServerProtocol(limits).receive(request)
-    assert HttpServerProtocol(HttpLimits(target_bytes=8_191)).receive(request) is first
-    assert HttpServerProtocol(LIMITS).receive(request) is not first
+    HttpServerProtocol(limits).receive(request)
+    second = HttpServerProtocol(limits).receive(request)
+    assert HttpServerProtocol(HttpLimits(target_bytes=8_191)).receive(request) is second
+    assert HttpServerProtocol(LIMITS).receive(request) is not second
 
 
 def test_the_cache_is_bounded_and_takes_only_whole_bodyless_requests() -> None:
@@ -496,13 +551,27 @@ def test_the_cache_is_bounded_and_takes_only_whole_bodyless_requests() -> None:
         GET.replace(b"Host", b"X: " + b"x" * http1_head.CACHED_BYTES + b"\r\nHost"),
         GET.replace(b"GET /", b"GET "),
     )
-    for data in others:
+    for data in others * 2:
         drain(HttpServerProtocol(limits), data)
     assert not known
     machine = HttpServerProtocol(limits)
     for number in range(1_500):
-        machine.receive(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+        for _ in range(2):
+            machine.receive(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
         assert 0 < len(known) <= 512
+
+
+def test_requests_that_never_repeat_do_not_push_out_those_that_do() -> None:
+    """A head is remembered when its read comes again; of others only hashes are, so many."""
+    limits = HttpLimits(target_bytes=8_189)
+    parser = parser_for(limits)
+    machine = HttpServerProtocol(limits)
+    for number in range(10_000):
+        machine.receive(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+        assert len(parser._seen) <= 1_024
+        if number < 2:
+            machine.receive(GET)
+    assert list(parser.known) == [GET]
 
 
 def test_a_cached_request_inside_a_body_is_body() -> None:

@@ -54,7 +54,8 @@ class HttpServerProtocol:
 
     `body_limit` is the longest body taken, in bytes. Set before a head it also
     bounds that head's Content-Length; raised after a head it holds for chunks.
-    It falls back to the limit of the endpoint at the end of each body.
+    It falls back to the limit of the endpoint at the end of each body. `fresh`
+    is for reading: between two requests, and not a byte of the next is there.
     """
 
     __slots__ = (
@@ -63,7 +64,6 @@ class HttpServerProtocol:
         "_body",
         "_buffer",
         "_ended",
-        "_fresh",
         "_known",
         "_last",
         "_limits",
@@ -72,6 +72,7 @@ class HttpServerProtocol:
         "_scanner",
         "_starved",
         "body_limit",
+        "fresh",
     )
 
     def __init__(self, limits: HttpLimits) -> None:
@@ -82,7 +83,7 @@ class HttpServerProtocol:
         self._buffer: Buffer = b""
         self._at = 0
         self._phase = _IDLE
-        self._fresh = True
+        self.fresh = True
         self._blank_lines = 0
         self._scanner: HeadScanner | None = None
         self._body: LengthBody | ChunkedBody | None = None
@@ -108,15 +109,16 @@ class HttpServerProtocol:
 
     def receive(self, data: bytes) -> Event | None:
         """Take bytes in and return the next event, None when more is needed."""
-        # A repeated request costs 0.2 us here instead of 3. Only a machine that holds nothing may look:
+        # A repeated request costs 0.2 us here instead of 4. Only a machine that holds nothing may look:
         # then the read is the request.
-        if self._fresh and len(data) <= CACHED_BYTES and data.endswith(b"\r\n\r\n"):
+        if self.fresh and len(data) <= CACHED_BYTES and data.endswith(b"\r\n\r\n"):
             head = self._known.get(data)
             if head is not None:
                 return head
             head = self._parser.parse_read(data)
             if head is not None:
-                return self._begin_safely(head)
+                # Nothing follows it and nothing was held: all is as it was.
+                return head if head.length == 0 and head.keep_alive else self._begin_safely(head)
         self.feed(data)
         return self.next_event()
 
@@ -124,7 +126,7 @@ class HttpServerProtocol:
         """Take bytes in for later; the caller bounds how many it reads ahead."""
         if not data or self._phase is _CLOSED:
             return
-        self._fresh = self._starved = False
+        self.fresh = self._starved = False
         if self._at == len(self._buffer):
             self._buffer = data
         elif isinstance(self._buffer, bytearray):
@@ -138,7 +140,7 @@ class HttpServerProtocol:
 
     def next_event(self) -> Event | None:
         """Return the next event of what is there, None when more is needed."""
-        if self._phase is _CLOSED:
+        if self.fresh or self._phase is _CLOSED:
             return None
         try:
             event = self._next_part() if self._phase is _BODY else self._next_head()
@@ -173,7 +175,7 @@ class HttpServerProtocol:
 
     def _close(self) -> None:
         self._phase = _CLOSED
-        self._fresh = False
+        self.fresh = False
         self._buffer = b""
         self._at = 0
         self._scanner = None
@@ -195,7 +197,7 @@ class HttpServerProtocol:
             return
         if head.length > self.body_limit:
             raise MalformedError(BODY_TOO_LONG.status, BODY_TOO_LONG.reason)
-        self._fresh = self._starved = False
+        self.fresh = self._starved = False
         self._phase = _BODY
         self._body = LengthBody(head.length) if head.length > 0 else ChunkedBody(self._limits)
 
@@ -207,7 +209,7 @@ class HttpServerProtocol:
             return
         self._phase = _IDLE
         self._consume(self._at)
-        self._fresh = not self._buffer
+        self.fresh = not self._buffer
 
     def _consume(self, at: int) -> None:
         if at == len(self._buffer):

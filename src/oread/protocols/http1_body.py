@@ -32,6 +32,9 @@ _SIZE_LINE = re.compile(
 # 15 hex digits are 2**60: what cannot overflow anywhere needs no second look. White space is allowed where
 # the grammar has BWS (RFC 9112 7.1.1), which is before a `;` and never at the end.
 
+_FRAMING_FIELD = re.compile(rb"(?:content-length|transfer-encoding|host):", re.IGNORECASE)
+"""What decides framing and routing: in a trailer it comes too late, and others might merge it."""
+
 _LINE_TOO_LONG = Refusal(400, "a chunk's first line is too long")
 _TRAILERS_TOO_LONG = Refusal(431, "the trailer section is too long")
 BODY_TOO_LONG = Refusal(413, "the body is too long")
@@ -69,7 +72,7 @@ class ChunkedBody:
     """Take a body that comes in chunks; trailers are checked and dropped.
 
     Trailers are never merged into the fields (RFC 9110 6.5.1), and nothing of
-    ours reads them.
+    ours reads them. One that would decide framing or routing is refused.
     """
 
     __slots__ = (
@@ -196,6 +199,8 @@ class ChunkedBody:
         if self._trailers == limits.trailers:
             raise MalformedError(431, "too many trailers")
         check_field_line(buffer[at:end])
+        if _FRAMING_FIELD.match(buffer, at, end):
+            raise MalformedError(400, "a framing field in the trailer section")
         self._trailers += 1
         self._trailer_bytes += end + 2 - at
         self._searched = 0

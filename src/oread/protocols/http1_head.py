@@ -32,6 +32,7 @@ from oread.protocols.http1_lines import (
     control_fields,
     field_pairs,
     find_line,
+    gather_fields,
     is_host,
     keeps_alive,
 )
@@ -53,6 +54,16 @@ CACHED_BYTES = 1_024
 
 _CACHED_HEADS = 512
 """Heads remembered per limits value: at most about 2 MiB with all their fields built."""
+
+_SEEN_READS = 1_024
+"""Reads of which only the hash is remembered, in 100 KiB; four times as many would miss the CPU's cache."""
+
+_TELLING_FIELD = re.compile(
+    r"\n(?=[hcte])(host|content-length|transfer-encoding|connection(?!: keep-alive\r)|expect)"
+    r":([^\r]*)",
+    re.IGNORECASE | re.ASCII,
+)
+# `Connection: keep-alive`, which browsers send with every request, tells nothing new of HTTP/1.1.
 
 
 # No kw_only and no frozen: either costs 1 us per request. Nobody writes to a head: one may be shared by
@@ -192,16 +203,18 @@ def parse_request_line(line: str, limits: HttpLimits) -> tuple[str, str, str, st
 class HeadParser:
     """Turn complete heads into values, for all connections of one limits.
 
-    `known` maps whole reads to their heads. It cannot be poisoned: the same
+    `known` maps whole reads to their heads, once they have come twice: what
+    never repeats would only push out what does. It cannot be poisoned: the same
     bytes give the same head, and it is bounded in number and size.
     """
 
-    __slots__ = ("_easy_bytes", "_limits", "_pattern", "known", "longest_bytes")
+    __slots__ = ("_easy_bytes", "_limits", "_pattern", "_seen", "known", "longest_bytes")
 
     def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
         self._pattern = _compile_head(limits)
         self._easy_bytes = min(limits.target_bytes, limits.field_bytes, limits.header_bytes)
+        self._seen: set[int] = set()
         self.known: dict[bytes, RequestHead] = {}
         self.longest_bytes = (
             limits.method_bytes + limits.target_bytes + limits.header_bytes + _LINE_FRAME_BYTES + 2
@@ -223,10 +236,19 @@ class HeadParser:
         except MalformedError:
             return None
         if head.length == 0 and head.keep_alive:
-            if len(self.known) >= _CACHED_HEADS:
-                self.known.clear()
-            self.known[data] = head
+            self._remember(data, head)
         return head
+
+    def _remember(self, data: bytes, head: RequestHead) -> None:
+        mark = hash(data)  # two reads with one hash: the second is remembered a turn too early, no more
+        if mark not in self._seen:
+            if len(self._seen) >= _SEEN_READS:
+                self._seen.clear()
+            self._seen.add(mark)
+            return
+        if len(self.known) >= _CACHED_HEADS:
+            self.known.clear()
+        self.known[data] = head
 
     def parse(self, text: str) -> RequestHead:
         """Turn one complete head, with its empty line, into a value.
@@ -255,8 +277,21 @@ class HeadParser:
     ) -> RequestHead:
         if len(text) > self._easy_bytes:
             HeadScanner(self._limits).scan(text.encode("latin-1"), 0)
-        version = "1.0" if minor == "0" else "1.1"
-        fields = control_fields(text)
+        if minor == "0":
+            version = "1.0"
+            fields = control_fields(text)
+        else:
+            version = "1.1"
+            telling = _TELLING_FIELD.findall(text)
+            # One field, of four letters: a Host and no other, as with nearly every GET. Saves 1 us of 4.
+            if len(telling) == 1 and len(telling[0][0]) == 4:
+                host = telling[0][1].strip(" \t")
+                if not is_host(host):
+                    raise MalformedError(400, "malformed Host")
+                return RequestHead(
+                    method, target, path, query or "", version, authority or host, True, 0, False, text
+                )
+            fields = gather_fields(telling)
         host = fields.get("host")
         if host is None:
             if version != "1.0":

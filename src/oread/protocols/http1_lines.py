@@ -119,10 +119,19 @@ def control_fields(text: str) -> dict[str, str]:
     """Pick out the fields that decide framing, names in lower case.
 
     Raises:
+        MalformedError: as `gather_fields`.
+    """
+    return gather_fields(_CONTROL_FIELD.findall(text))
+
+
+def gather_fields(found: list[tuple[str, str]]) -> dict[str, str]:
+    """Return fields that decide framing by their lower-case names.
+
+    Raises:
         MalformedError: one that must be single is repeated, even with the same value.
     """
     fields: dict[str, str] = {}
-    for name, value in _CONTROL_FIELD.findall(text):
+    for name, value in found:
         key = name.lower()
         if key in fields:
             if key not in ("connection", "expect"):

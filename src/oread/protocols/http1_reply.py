@@ -93,13 +93,17 @@ def encode_response(
         start, date_end = _known_starts.get(key) or _remember_start(key)
     except TypeError as error:
         raise HandlerError(f"response fields are not pairs of strings: {error}") from None
-    if date_end:
-        start += date + date_end
+    if not date_end:
+        date = b""
     if status in _BODILESS:
-        return start + (b"Content-Length: 0\r\n\r\n" if status == 205 else b"\r\n")
-    if with_body:
-        return b"%bContent-Length: %d\r\n\r\n%b" % (start, len(body), body)
-    return b"%bContent-Length: %d\r\n\r\n" % (start, len(body))
+        return start + date + date_end + (b"Content-Length: 0\r\n\r\n" if status == 205 else b"\r\n")
+    return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (
+        start,
+        date,
+        date_end,
+        len(body),
+        body if with_body else b"",
+    )
 
 
 def encode_stream_head(
