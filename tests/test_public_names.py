@@ -26,6 +26,7 @@ NAMES = [
     *("HttpResponse", "ItemStream", "Message", "MessageError", "NotAllowed", "NotFound", "OreadError"),
     "Peer",
     *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service"),
+    *("SequenceStatistics", "SequenceTracker"),
     *("Statistics", "StreamLimits"),
     *("TimedOut", "TooLarge", "connect", "open_service", "serve"),
 ]

@@ -27,6 +27,7 @@ from oread.errors import (
 )
 from oread.limits import DatagramLimits, HttpLimits, StreamLimits
 from oread.messages import Datagram, Headers, HttpRequest, HttpResponse, Message, Peer, Reply, ServerSentEvent
+from oread.protocols.sequence import SequenceStatistics, SequenceTracker
 from oread.registry import (
     Attachment,
     Failure,
@@ -74,6 +75,8 @@ __all__ = [
     "RegistrationError",
     "Registry",
     "Reply",
+    "SequenceStatistics",
+    "SequenceTracker",
     "ServerSentEvent",
     "Service",
     "Statistics",

@@ -86,6 +86,7 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "receive_own": _boolean,
         "reuse_port": _boolean,
         "shared": _boolean,
+        "sequence": _one_of("u16", "u32", "u64"),
         "failure": _one_of(*FAILURE_POLICIES),
     },
 }
@@ -120,6 +121,8 @@ class Endpoint:
     receive_own: bool = False
     reuse_port: bool = False
     shared: bool = False
+    sequence: str | None = None
+    """Of `udp`: the type of the number that every payload begins with: `u16`, `u32` or `u64`."""
     failure: str = "isolate"
     """One of `FAILURE_POLICIES`."""
     query: str = ""
@@ -159,12 +162,8 @@ class Endpoint:
                 )
         if port is None:
             raise EndpointError(f"{url!r}: a port is needed (0 picks a free one)")
-        names_own = scheme == "http" or options.get("framing") == JSONRPC
-        if event and names_own and not calling:
-            raise EndpointError(f"{url!r}: with framing=jsonrpc the method of each call names its event")
-        if not event and not names_own and not calling:
-            where = "?event=NAME" if scheme == "unix" else "/NAME"
-            raise EndpointError(f"{url!r}: an event is needed: {scheme}://...{where}")
+        if not calling:
+            _check_event(url, scheme, event, options)
         return cls(scheme=scheme, host=host or LOOPBACK, port=port, event=event, query=parts.query, **options)
 
     @property
@@ -183,6 +182,18 @@ class Endpoint:
 def _check_unix(url: str, netloc: str, path: str) -> None:
     if netloc or len(path) < 2:
         raise EndpointError(f"{url!r}: write an absolute path: unix:///run/oread.sock?event=NAME")
+
+
+def _check_event(url: str, scheme: str, event: str, options: Mapping[str, Any]) -> None:
+    """Refuse an event where each message names its own, and its absence elsewhere."""
+    names_own = scheme == "http" or options.get("framing") == JSONRPC
+    if event and names_own:
+        raise EndpointError(f"{url!r}: with framing=jsonrpc the method of each call names its event")
+    if not event and not names_own:
+        where = "?event=NAME" if scheme == "unix" else "/NAME"
+        raise EndpointError(f"{url!r}: an event is needed: {scheme}://...{where}")
+    if names_own and "sequence" in options:
+        raise EndpointError(f"{url!r}: a JSON-RPC document has no number before it; leave sequence out")
 
 
 def _read_options(url: str, scheme: str, query: str) -> dict[str, Any]:

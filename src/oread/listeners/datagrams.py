@@ -15,8 +15,10 @@ from oread.endpoints import JSONRPC, Endpoint
 from oread.listeners.arrivals import Exchanges
 from oread.listeners.guards import SERVED_PORTS
 from oread.listeners.jsonrpc_datagrams import JsonRpcExchanges
+from oread.listeners.numbered import NumberedReceiver
 from oread.listeners.receiver import Receiver
 from oread.listeners.runtime import EndpointStatistics, Runtime
+from oread.protocols.sequence import SequenceTracker
 from oread.sockets.datagrams import DatagramSocket
 
 
@@ -34,7 +36,7 @@ class DatagramListener:
             can't be served by UDP.
     """
 
-    __slots__ = ("_draining", "_exchanges", "_receivers", "_started", "drained", "endpoint")
+    __slots__ = ("_draining", "_exchanges", "_numbers", "_receivers", "_started", "drained", "endpoint")
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: list[DatagramSocket]) -> None:
         self.endpoint = attrs.evolve(endpoint, port=sockets[0].port)
@@ -43,7 +45,12 @@ class DatagramListener:
         self._started = False
         make_exchanges = JsonRpcExchanges if endpoint.framing == JSONRPC else Exchanges
         self._exchanges = make_exchanges(runtime, self.endpoint, self._settle)
-        self._receivers = [Receiver(self._exchanges, each) for each in sockets]
+        self._numbers: SequenceTracker | None = None
+        if endpoint.sequence is None:
+            self._receivers = [Receiver(self._exchanges, each) for each in sockets]
+        else:
+            self._numbers = numbers = SequenceTracker(bits=int(endpoint.sequence.removeprefix("u")))
+            self._receivers = [NumberedReceiver(self._exchanges, each, numbers) for each in sockets]
 
     def start(self) -> None:
         """Begin to serve."""
@@ -89,6 +96,7 @@ class DatagramListener:
             replies=sum(receiver.replies for receiver in self._receivers),
             failures=self._exchanges.failures,
             refused={reason: count for reason, count in self._exchanges.refused.items() if count},
+            sequence=None if self._numbers is None else self._numbers.statistics(),
         )
 
     def _settle(self) -> None:

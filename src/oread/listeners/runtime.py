@@ -16,6 +16,7 @@ from oread.dispatch import Failed
 from oread.endpoints import Endpoint
 from oread.errors import HandlerError, MessageError, TimedOut
 from oread.messages import Peer
+from oread.protocols.sequence import SequenceStatistics
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Failure, Registry
 from oread.sockets.batches import BatchMemory
@@ -40,6 +41,8 @@ class EndpointStatistics:
     """Handlers that raised."""
     refused: Mapping[str, int]
     """What was refused, dropped or closed by us, by reason."""
+    sequence: SequenceStatistics | None = None
+    """What the numbers of its payloads tell, where the endpoint says that they have one."""
 
 
 def is_refusal(error: Exception) -> bool:

@@ -33,8 +33,8 @@ WINDOW = 64
 _FULL = (1 << WINDOW) - 1
 MOST_LOST = 1 << 20
 """Largest gap that one number opens; RFC 3550's 3,000 is a tenth of a second for a fast sender."""
-WIDTHS = {"u16": 16, "u32": 32, "u64": 64}
-"""Bits of a number, by the name of its type."""
+WIDTHS = (16, 32, 64)
+"""Bits of a number."""
 
 
 @attrs.frozen(kw_only=True)
@@ -130,11 +130,20 @@ class SequenceTracker:
         ValueError: with the value and what is allowed.
     """
 
-    __slots__ = ("_bits", "_counts", "_forgotten", "_lost", "_received", "_senders", "_unnumbered", "_windows")
+    __slots__ = (
+        "_bits",
+        "_counts",
+        "_forgotten",
+        "_lost",
+        "_received",
+        "_senders",
+        "_unnumbered",
+        "_windows",
+    )
 
     def __init__(self, *, bits: int = 32, senders: int = 1_024) -> None:
-        if bits not in WIDTHS.values():
-            raise ValueError(f"bits={bits}: one of {', '.join(map(str, WIDTHS.values()))}")
+        if bits not in WIDTHS:
+            raise ValueError(f"bits={bits}: one of {', '.join(map(str, WIDTHS))}")
         if senders < 1:
             raise ValueError(f"senders={senders}: 1 or more")
         self._bits = bits
