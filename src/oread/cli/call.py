@@ -13,8 +13,9 @@ import trio
 
 from oread.cli.errors import CommandError, PeerError, explain_dialling
 from oread.cli.options import seconds_up_to
-from oread.client import LIMIT_BYTES, Answer, Target, call_datagram, call_http, call_stream, parse_target
+from oread.client import LIMIT_BYTES, Target, call_datagram, call_http, call_stream, parse_target
 from oread.errors import MessageError, TooLarge
+from oread.messages import Datagram
 from oread.protocols.http1_client import ClientResponse
 
 STREAM_WAIT_SECONDS = 10.0
@@ -127,7 +128,7 @@ async def _call_stream(url: str, target: Target, payload: bytes, wait_seconds: f
 async def _call_datagram(
     url: str, target: Target, payload: bytes, wait_seconds: float, *, verbose: bool
 ) -> int:
-    answers: list[Answer] = []
+    answers: list[Datagram] = []
     with trio.move_on_after(wait_seconds):
         await call_datagram(target.endpoint, payload, answers.append)
     if not answers:
@@ -136,7 +137,7 @@ async def _call_datagram(
         _write(answers[0].data)
         return 0
     for answer in answers:
-        _write(f"{answer.sender}: ".encode() + answer.data.removesuffix(b"\n") + b"\n")
+        _write(f"{answer.peer}: ".encode() + answer.data.removesuffix(b"\n") + b"\n")
     return 0
 
 

@@ -7,7 +7,7 @@ and `call_datagram` send one message and know no events, the way for
 
 from __future__ import annotations
 
-from oread.client.calls import RESPONDERS, Answer, call_datagram, call_http, call_stream
+from oread.client.calls import RESPONDERS, call_datagram, call_http, call_stream
 from oread.client.client import Client, ItemStream, connect, connect_by
 from oread.client.sending import LIMIT_BYTES
 from oread.client.target import Target, parse_target
@@ -15,7 +15,6 @@ from oread.client.target import Target, parse_target
 __all__ = [
     "LIMIT_BYTES",
     "RESPONDERS",
-    "Answer",
     "Client",
     "ItemStream",
     "Target",

@@ -8,44 +8,26 @@ Not here: connection reuse, redirects, and where the bytes go (the caller).
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
-from typing import Any
 
-import attrs
 import trio
 
+from oread.client.destinations import find_destination
+from oread.client.mailbox import Surroundings, ask_all, open_mailbox_to
 from oread.client.sending import LIMIT_BYTES, BoundedReader, sending
 from oread.client.target import Target
 from oread.endpoints import Endpoint
-from oread.errors import BadRequest, EndpointError, TooLarge
+from oread.errors import BadRequest
 from oread.limits import HttpLimits
-from oread.messages import Address, format_address
+from oread.messages import Datagram
 from oread.protocols.framing import FRAMINGS
 from oread.protocols.http1_client import ClientResponse, HttpClientProtocol, encode_request
 from oread.protocols.http1_lines import Refusal
-from oread.sockets.datagrams import open_sending_socket
 from oread.sockets.dialling import dial_stream
-from oread.sockets.interfaces import Interface, parse_address, read_interfaces
 
 RESPONDERS = 4_096
 """Answers to one group or broadcast call that are taken; a /20 of machines."""
-DATAGRAM_BYTES = 65_535
 HTTP_LIMITS = HttpLimits(body_bytes=LIMIT_BYTES)
-
-
-@attrs.frozen(kw_only=True)
-class Answer:
-    """One datagram that came back, and who sent it."""
-
-    address: Address
-    data: bytes
-
-    @property
-    def sender(self) -> str:
-        """The address as people type it."""
-        return format_address(self.address)
 
 
 async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes], object]) -> None:
@@ -110,54 +92,7 @@ async def call_http(
         return response
 
 
-@attrs.frozen(kw_only=True)
-class Destination:
-    """Where a datagram goes, as the system's calls take it."""
-
-    family: int
-    address: Any
-    """As `sendto` takes it."""
-    interface: Interface | None
-    """Where a group is called; None is the system's choice."""
-    shared: bool
-    """A group or broadcast address: several may answer."""
-
-
-async def find_destination(endpoint: Endpoint) -> Destination:
-    """Look up where a UDP endpoint is.
-
-    Raises:
-        EndpointError: an option that does not fit the address.
-        OSError: there is no such name or interface.
-    """
-    found = await trio.socket.getaddrinfo(
-        endpoint.host, endpoint.port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
-    )
-    family, _, _, _, address = found[0]
-    interfaces = read_interfaces()
-    mode = interfaces.mode(parse_address(str(address[0])))
-    if endpoint.interface is not None and mode != "multicast":
-        raise EndpointError(f"{endpoint}: the option interface does not fit a call to a {mode} address")
-    return Destination(
-        family=family,
-        address=address,
-        interface=interfaces.find(endpoint.interface) if endpoint.interface is not None else None,
-        shared=mode != "unicast",
-    )
-
-
-def open_socket_to(destination: Destination) -> socket.socket:
-    """Open a socket that may send there; the caller closes it."""
-    interface = destination.interface
-    if interface is None:
-        return open_sending_socket(destination.family)
-    sources = [address.ip for address in interface.addresses if isinstance(address.ip, IPv4Address)]
-    return open_sending_socket(
-        destination.family, interface=interface.index, source=sources[0] if sources else None
-    )
-
-
-async def call_datagram(endpoint: Endpoint, data: bytes, receive: Callable[[Answer], object]) -> None:
+async def call_datagram(endpoint: Endpoint, data: bytes, receive: Callable[[Datagram], object]) -> None:
     """Send one datagram and receive what comes back.
 
     A unicast peer answers once, and then this returns. Whoever hears a group
@@ -176,17 +111,8 @@ async def call_datagram(endpoint: Endpoint, data: bytes, receive: Callable[[Answ
 
     Cancellation: what has come so far was passed on.
     """
-    destination = await find_destination(endpoint)
-    with trio.socket.from_stdlib_socket(open_socket_to(destination)) as sock:
-        if destination.shared:
-            await sock.sendto(data, destination.address)
-        else:
-            await sock.connect(destination.address)  # hears nobody else, and learns of a refusal
-            await sock.send(data)
-        left_bytes = LIMIT_BYTES
-        for _ in range(RESPONDERS if destination.shared else 1):
-            reply, sender = await sock.recvfrom(DATAGRAM_BYTES)
-            left_bytes -= len(reply)
-            if left_bytes < 0:
-                raise TooLarge(f"more than {LIMIT_BYTES} bytes came back")
-            receive(Answer(address=(str(sender[0]), int(sender[1])), data=reply))
+    surroundings = Surroundings()
+    destination = await find_destination(endpoint, surroundings.now)
+    with open_mailbox_to(destination, surroundings) as mailbox:
+        most = RESPONDERS if destination.shared else 1
+        await ask_all(mailbox, data, destination, receive, most=most)

@@ -11,14 +11,12 @@ import contextlib
 
 import trio
 
-from oread.client.calls import DATAGRAM_BYTES, Destination, find_destination, open_socket_to
 from oread.client.channel import Items, Outcome
+from oread.client.destinations import Destination, find_destination
+from oread.client.mailbox import MOST_BYTES, Mailbox, Surroundings, open_mailbox_to
 from oread.client.payloads import Payload
 from oread.endpoints import Endpoint
 from oread.errors import BadRequest, EndpointError, MessageError, TooLarge
-
-MOST_BYTES = 65_507
-"""What IPv4's 16-bit length leaves for a payload (RFC 768, RFC 791)."""
 
 
 class DatagramChannel:
@@ -33,8 +31,10 @@ class DatagramChannel:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._destination: Destination | None = None
-        self._asking: trio.socket.SocketType | None = None
-        self._telling: trio.socket.SocketType | None = None
+        self._surroundings = Surroundings()
+        self._open = contextlib.ExitStack()
+        self._asking: Mailbox | None = None
+        self._telling: Mailbox | None = None
 
     async def open(self) -> None:
         """Look up the peer and open the socket for calls.
@@ -45,15 +45,14 @@ class DatagramChannel:
         if self._asking is None:
             self._asking = await self._dial()
 
-    async def _dial(self) -> trio.socket.SocketType:
-        destination = self._destination = self._destination or await find_destination(self._endpoint)
-        if destination.shared:
-            raise EndpointError(f"{self._endpoint}: a client calls one peer; for a group use `oread call`")
-        with contextlib.ExitStack() as cleanup:
-            sock = trio.socket.from_stdlib_socket(cleanup.enter_context(open_socket_to(destination)))
-            await sock.connect(destination.address)
-            cleanup.pop_all()
-        return sock
+    async def _dial(self) -> Mailbox:
+        if self._destination is None:
+            self._destination = await find_destination(self._endpoint, self._surroundings.now)
+        if self._destination.shared:
+            raise EndpointError(
+                f"{self._endpoint}: a client calls one peer; for a group use `oread.open_datagram`"
+            )
+        return self._open.enter_context(open_mailbox_to(self._destination, self._surroundings))
 
     async def exchange(self, event: str, payload: Payload) -> Outcome:  # noqa: ARG002 - the peer knows the event
         """Send one datagram and take one."""
@@ -66,12 +65,12 @@ class DatagramChannel:
         """Send one datagram by the socket of the calls."""
         await self.open()
         assert self._asking is not None
-        await self._asking.send(data)
+        await self._asking.send(data, None)
 
     async def receive(self) -> bytes:
         """Return the next datagram that came back."""
         assert self._asking is not None
-        return await self._asking.recv(DATAGRAM_BYTES)
+        return (await self._asking.receive()).data
 
     async def notify(self, event: str, payload: Payload) -> MessageError | None:  # noqa: ARG002
         """Send one datagram; that it arrives is not known."""
@@ -80,7 +79,7 @@ class DatagramChannel:
         if self._telling is None:
             self._telling = await self._dial()
         with contextlib.suppress(ConnectionRefusedError):  # of an earlier one: nobody waits for it
-            await self._telling.send(payload.data)
+            await self._telling.send(payload.data, None)
         return None
 
     async def open_items(self, event: str, payload: Payload) -> Items:  # noqa: ARG002
@@ -96,9 +95,7 @@ class DatagramChannel:
 
     async def aclose(self) -> None:
         """Close both sockets."""
-        for sock in (self._asking, self._telling):
-            if sock is not None:
-                sock.close()
+        self._open.close()
         await trio.lowlevel.checkpoint()
 
 

@@ -83,13 +83,7 @@ class DatagramSocket:
 
     def ask_details(self) -> None:
         """Have the kernel tell destination, TTL and time of each datagram."""
-        _ask_destination(self.sock)
-        if self.sock.family == socket.AF_INET:
-            self.sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVTTL, 1)
-        else:
-            self.sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVHOPLIMIT, 1)
-        if options.SO_TIMESTAMPNS != options.ABSENT:
-            self.sock.setsockopt(socket.SOL_SOCKET, options.SO_TIMESTAMPNS, 1)
+        ask_details(self.sock)
 
 
 @attrs.frozen(kw_only=True)
@@ -101,6 +95,17 @@ class _Plan:
     host: str
     scope: int
     joins: tuple[int, ...]
+
+
+def ask_details(sock: socket.socket) -> None:
+    """Have the kernel tell destination, TTL and time of each datagram."""
+    _ask_destination(sock)
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVTTL, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVHOPLIMIT, 1)
+    if options.SO_TIMESTAMPNS != options.ABSENT:
+        sock.setsockopt(socket.SOL_SOCKET, options.SO_TIMESTAMPNS, 1)
 
 
 def limits_of(endpoint: Endpoint) -> DatagramLimits:
@@ -160,7 +165,14 @@ def adopt_datagram_socket(sock: socket.socket, endpoint: Endpoint) -> DatagramSo
 
 
 def open_sending_socket(
-    family: int, *, interface: int = 0, source: IPv4Address | None = None, hops: int = _GROUP_HOPS
+    family: int,
+    *,
+    interface: int = 0,
+    source: IPv4Address | None = None,
+    hops: int | None = None,
+    loop: bool = True,
+    dscp: int = 0,
+    broadcast: bool = True,
 ) -> socket.socket:
     """Open an unbound socket that may send to groups and broadcasts.
 
@@ -171,21 +183,34 @@ def open_sending_socket(
         interface: index of the interface for groups; 0 is the system's choice.
         source: the address on that interface to send from. Linux finds none
             on `lo`, where nothing else has one, and sends from 0.0.0.0.
-        hops: how many links a group's datagram may cross.
+        hops: how many links a datagram may cross; None is 1 for a group's,
+            the system's default for others.
+        loop: whether groups joined on this machine get a copy.
+        dscp: the class of service, 0 to 63 (RFC 2474).
+        broadcast: False leaves SO_BROADCAST off.
     """
+    group_hops = _GROUP_HOPS if hops is None else hops
     with contextlib.ExitStack() as cleanup:
         sock = cleanup.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         sock.setblocking(False)
         if family == socket.AF_INET:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, int(broadcast))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, group_hops)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, int(loop))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+            if hops is not None:
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
             if interface:
                 # struct ip_mreqn: group, address, index.
                 address = source.packed if source is not None else bytes(4)
                 request = struct.pack("@4s4si", bytes(4), address, interface)
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
         else:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, group_hops)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loop))
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+            if hops is not None:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface)
         cleanup.pop_all()
         return sock
