@@ -27,6 +27,7 @@ NAMES = [
     "Peer",
     *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service"),
     *("SequenceStatistics", "SequenceTracker"),
+    *("DatagramCounters", "Datagrams", "Received", "open_datagram"),
     *("Statistics", "StreamLimits"),
     *("TimedOut", "TooLarge", "connect", "open_service", "serve"),
 ]

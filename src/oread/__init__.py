@@ -6,7 +6,7 @@ This module holds the public names and executes nothing.
 
 from __future__ import annotations
 
-from oread.client import Client, ItemStream, connect
+from oread.client import Client, DatagramCounters, Datagrams, ItemStream, Received, connect, open_datagram
 from oread.endpoints import Endpoint
 from oread.errors import (
     BadRequest,
@@ -48,7 +48,9 @@ __all__ = [
     "Busy",
     "Client",
     "Datagram",
+    "DatagramCounters",
     "DatagramLimits",
+    "Datagrams",
     "DrainReport",
     "Endpoint",
     "EndpointError",
@@ -71,6 +73,7 @@ __all__ = [
     "NotFound",
     "OreadError",
     "Peer",
+    "Received",
     "Registration",
     "RegistrationError",
     "Registry",
@@ -87,6 +90,7 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "connect",
+    "open_datagram",
     "open_service",
     "serve",
 ]

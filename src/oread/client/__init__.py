@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from oread.client.calls import RESPONDERS, call_datagram, call_http, call_stream
 from oread.client.client import Client, ItemStream, connect, connect_by
+from oread.client.open_datagram import DatagramCounters, Datagrams, Received, open_datagram
 from oread.client.sending import LIMIT_BYTES
 from oread.client.target import Target, parse_target
 
@@ -16,12 +17,16 @@ __all__ = [
     "LIMIT_BYTES",
     "RESPONDERS",
     "Client",
+    "DatagramCounters",
+    "Datagrams",
     "ItemStream",
+    "Received",
     "Target",
     "call_datagram",
     "call_http",
     "call_stream",
     "connect",
     "connect_by",
+    "open_datagram",
     "parse_target",
 ]

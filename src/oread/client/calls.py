@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from oread.client.destinations import find_destination
-from oread.client.mailbox import Surroundings, ask_all, open_mailbox_to
+from oread.client.destinations import Surroundings, find_destination
+from oread.client.mailbox import ask_all, open_mailbox_to
 from oread.client.sending import LIMIT_BYTES, BoundedReader, sending
 from oread.client.target import Target
 from oread.endpoints import Endpoint
@@ -112,7 +112,7 @@ async def call_datagram(endpoint: Endpoint, data: bytes, receive: Callable[[Data
     Cancellation: what has come so far was passed on.
     """
     surroundings = Surroundings()
-    destination = await find_destination(endpoint, surroundings.now)
+    destination = await find_destination(endpoint, surroundings)
     with open_mailbox_to(destination, surroundings) as mailbox:
         most = RESPONDERS if destination.shared else 1
         await ask_all(mailbox, data, destination, receive, most=most)

@@ -17,7 +17,7 @@ import trio
 from oread.endpoints import Endpoint
 from oread.errors import EndpointError
 from oread.sockets import options
-from oread.sockets.interfaces import Interface, Interfaces, Mode, parse_address
+from oread.sockets.interfaces import Interface, Interfaces, Mode, parse_address, read_interfaces
 from oread.sockets.routes import Ancillary
 
 MOST_HOPS = 255
@@ -56,6 +56,8 @@ class Destination:
     mode: Mode
     interface: Interface | None = None
     """Where it leaves; None is the system's choice."""
+    source: bytes | None = None
+    """The address it leaves from, packed; None is the system's choice."""
 
     @property
     def shared(self) -> bool:
@@ -74,8 +76,8 @@ class Destination:
             hops: how many links it may cross; None leaves it to the socket.
         """
         found: Ancillary = []
-        if self.interface is not None:
-            found.append(_leave_by(self.family, self.interface))
+        if self.interface is not None or self.source is not None:
+            found.append(_leave_by(self.family, self.interface, self.source))
         if hops is not None and self.family == socket.AF_INET:
             found.append((socket.IPPROTO_IP, socket.IP_TTL, struct.pack("@i", hops)))
         elif hops is not None:
@@ -83,25 +85,69 @@ class Destination:
         return found
 
 
-def _leave_by(family: int, interface: Interface) -> tuple[int, int, bytes]:
-    """Make the PKTINFO of a datagram that leaves by one interface."""
+def _leave_by(family: int, interface: Interface | None, source: bytes | None) -> tuple[int, int, bytes]:
+    """Make the PKTINFO of a datagram that leaves by one interface, or from one address."""
+    index = 0 if interface is None else interface.index
     if family == socket.AF_INET6:
         # struct in6_pktinfo: source, index.
-        return socket.IPPROTO_IPV6, options.IPV6_PKTINFO, struct.pack("@16sI", bytes(16), interface.index)
-    # struct in_pktinfo: index, source, address. Linux finds no source on `lo`, and would send from 0.0.0.0.
-    sources = [each.ip.packed for each in interface.addresses if isinstance(each.ip, IPv4Address)]
-    source = sources[0] if sources else bytes(4)
-    return socket.IPPROTO_IP, options.IP_PKTINFO, struct.pack("@i4s4s", interface.index, source, bytes(4))
+        packed = struct.pack("@16sI", source or bytes(16), index)
+        return socket.IPPROTO_IPV6, options.IPV6_PKTINFO, packed
+    if source is None and interface is not None:
+        # Linux finds none on `lo`, where nothing else has one, and would send from 0.0.0.0.
+        addresses = [each.ip.packed for each in interface.addresses if isinstance(each.ip, IPv4Address)]
+        source = addresses[0] if addresses else None
+    # struct in_pktinfo: index, source, address.
+    packed = struct.pack("@i4s4s", index, source or bytes(4), bytes(4))
+    return socket.IPPROTO_IP, options.IP_PKTINFO, packed
 
 
-async def look_up(host: str, port: int, interface: str | int | None, interfaces: Interfaces) -> Destination:
+class Surroundings:
+    """The interfaces of the machine, read again when an unknown one is met."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now: Interfaces = read_interfaces()
+
+    def read_again(self) -> None:
+        """Take the interfaces as they are now."""
+        self.now = read_interfaces()
+
+    def name(self, index: int) -> str | None:
+        """Return the name of an interface; None when there is none of this index."""
+        if index and index not in self.now.names:
+            self.read_again()
+        return self.now.names.get(index)
+
+    def find(self, name_or_index: str | int) -> Interface:
+        """Return an interface.
+
+        Raises:
+            OSError: ENODEV, naming the interfaces that exist.
+        """
+        try:
+            return self.now.find(name_or_index)
+        except OSError:
+            self.read_again()
+            return self.now.find(name_or_index)
+
+
+async def look_up(
+    host: str,
+    port: int,
+    interface: str | int | None,
+    surroundings: Surroundings,
+    *,
+    source: str | None = None,
+) -> Destination:
     """Look up a host, which may be a name or have a zone (`fe80::1%eth0`).
 
     Args:
         host: the first of its addresses is taken.
         port: of the peer.
         interface: name or index of where datagrams leave; None is the system's choice.
-        interfaces: those there are.
+        surroundings: the interfaces there are.
+        source: the address of this machine to send from; None is the system's choice.
 
     Raises:
         OSError: there is no such name or interface.
@@ -109,20 +155,26 @@ async def look_up(host: str, port: int, interface: str | int | None, interfaces:
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
     family, _, _, _, address = found[0]
     ip = parse_address(str(address[0]))
-    chosen = interfaces.find(interface) if interface is not None else None
+    chosen = surroundings.find(interface) if interface is not None else None
     if chosen is not None and isinstance(ip, IPv6Address) and (ip.is_link_local or ip.is_multicast):
         address = (*address[:3], chosen.index)
-    return Destination(family=family, address=address, mode=interfaces.mode(ip), interface=chosen)
+    return Destination(
+        family=family,
+        address=address,
+        mode=surroundings.now.mode(ip),
+        interface=chosen,
+        source=parse_address(source).packed if source is not None else None,
+    )
 
 
-async def find_destination(endpoint: Endpoint, interfaces: Interfaces) -> Destination:
+async def find_destination(endpoint: Endpoint, surroundings: Surroundings) -> Destination:
     """Look up where a UDP endpoint is.
 
     Raises:
         EndpointError: an option that does not fit the address.
         OSError: there is no such name or interface.
     """
-    found = await look_up(endpoint.host, endpoint.port, endpoint.interface, interfaces)
+    found = await look_up(endpoint.host, endpoint.port, endpoint.interface, surroundings)
     if endpoint.interface is not None and not found.shared:
         raise EndpointError(f"{endpoint}: the option interface does not fit a call to a {found.mode} address")
     return found

@@ -19,13 +19,12 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from oread.client.destinations import Destination, check_dscp, check_hops
+from oread.client.destinations import Destination, Surroundings, check_dscp, check_hops
 from oread.client.sending import LIMIT_BYTES
 from oread.errors import TooLarge
 from oread.messages import Datagram, Peer
 from oread.sockets.batches import Sockaddr
-from oread.sockets.datagrams import ask_details, open_sending_socket
-from oread.sockets.interfaces import Interfaces, read_interfaces
+from oread.sockets.datagrams import ask_details, open_sending_socket, set_manner
 from oread.sockets.routes import CONTROL_BYTES, Route, find_destination, read_details, read_route
 
 DATAGRAM_BYTES = 65_535
@@ -34,21 +33,6 @@ MOST_BYTES = 65_507
 """What IPv4's 16-bit length leaves for a payload (RFC 768, RFC 791)."""
 FULL_PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016)
 """Seconds before each further try when an interface's queue is full (ENOBUFS): nothing can be waited for."""
-
-
-class Surroundings:
-    """The interfaces of the machine, read again when an unknown one appears."""
-
-    __slots__ = ("now",)
-
-    def __init__(self) -> None:
-        self.now: Interfaces = read_interfaces()
-
-    def name(self, index: int) -> str | None:
-        """Return the name of an interface; None when there is none of this index."""
-        if index and index not in self.now.names:
-            self.now = read_interfaces()
-        return self.now.names.get(index)
 
 
 @attrs.define(eq=False)
@@ -194,6 +178,10 @@ class Manner:
         return open_sending_socket(
             family, hops=self.hops, loop=self.loop, dscp=self.dscp, broadcast=broadcast
         )
+
+    def set_on(self, sock: socket.socket) -> None:
+        """Have a bound socket send so."""
+        set_manner(sock, hops=self.hops, loop=self.loop, dscp=self.dscp)
 
 
 PLAIN = Manner()

@@ -189,31 +189,38 @@ def open_sending_socket(
         dscp: the class of service, 0 to 63 (RFC 2474).
         broadcast: False leaves SO_BROADCAST off.
     """
-    group_hops = _GROUP_HOPS if hops is None else hops
     with contextlib.ExitStack() as cleanup:
         sock = cleanup.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         sock.setblocking(False)
+        set_manner(sock, hops=hops, loop=loop, dscp=dscp)
         if family == socket.AF_INET:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, int(broadcast))
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, group_hops)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, int(loop))
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
-            if hops is not None:
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
             if interface:
                 # struct ip_mreqn: group, address, index.
                 address = source.packed if source is not None else bytes(4)
                 request = struct.pack("@4s4si", bytes(4), address, interface)
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
         else:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, group_hops)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loop))
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
-            if hops is not None:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface)
         cleanup.pop_all()
         return sock
+
+
+def set_manner(sock: socket.socket, *, hops: int | None, loop: bool, dscp: int) -> None:
+    """Set how a socket sends; the arguments are those of `open_sending_socket`."""
+    group_hops = _GROUP_HOPS if hops is None else hops
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, group_hops)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, int(loop))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+        if hops is not None:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, group_hops)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loop))
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+        if hops is not None:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
 
 
 def _plan(endpoint: Endpoint, interfaces: Interfaces) -> list[_Plan]:

@@ -1,0 +1,467 @@
+"""Send and receive datagrams as a program of its own: `open_datagram`.
+
+Requests have a socket each, so that an answer, a late one too, is never taken
+for that of another, nor for a message.
+
+Not here: handlers (`oread.serve`), guards for replies (listeners), trying
+again, and following interfaces that are made anew (the caller).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack, overload
+
+import attrs
+import trio
+
+from oread.client.calls import RESPONDERS
+from oread.client.destinations import Destination, Surroundings, check_hops, find_destination, look_up
+from oread.client.inbox import MOST_AT_ONCE, Inbox
+from oread.client.mailbox import MOST_BYTES, Mailbox, Manner, ask_all, ask_one, open_mailbox_to
+from oread.client.payloads import make_reader, write_payload
+from oread.endpoints import JSONRPC, Endpoint
+from oread.errors import EndpointError, HandlerError, TimedOut, TooLarge
+from oread.messages import Datagram, Peer
+from oread.sockets.batches import Sockaddr
+from oread.sockets.datagrams import DatagramSocket, limits_of, open_datagram_sockets
+from oread.sockets.interfaces import parse_address
+from oread.sockets.routes import Route
+
+T = TypeVar("T")
+
+_KEPT = 1_024
+"""Destinations remembered; beyond it all are looked up anew."""
+
+
+class Way(TypedDict, total=False):
+    """Where one datagram goes, and how; what is left out is the endpoint's.
+
+    * `to`: whom. A message is answered from the address that was asked; else
+      `message.peer`, or host and port.
+    * `interface`: name or index of where it leaves.
+    * `hops`: how many links it may cross.
+    """
+
+    to: Datagram | Peer | tuple[str, int] | None
+    interface: str | int | None
+    hops: int | None
+
+
+@attrs.frozen(kw_only=True)
+class Received(Generic[T]):
+    """A message, and what its payload says."""
+
+    value: T
+    message: Datagram
+
+
+@attrs.frozen(kw_only=True)
+class DatagramCounters:
+    """A snapshot of what was sent, received and dropped."""
+
+    sent: int
+    received: int
+    refused: Mapping[str, int]
+    """What was not passed on, by reason."""
+
+
+class Values(Generic[T]):
+    """The payloads of what is received; made by `Datagrams.values`."""
+
+    def __init__(self, datagrams: Datagrams, read: Callable[[bytes], T]) -> None:
+        self._datagrams = datagrams
+        self._read = read
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Received[T]:
+        """Wait for the next message of the type; raises as `Datagrams.receive`."""
+        while True:
+            message = await self._datagrams.receive()
+            with self._datagrams._counting_unreadable():
+                return Received(value=self._read(message.data), message=message)
+
+
+class Datagrams:
+    """Datagrams to and from one endpoint; made by `open_datagram`.
+
+    Any task may send and request; one at a time receives.
+    """
+
+    def __init__(self, endpoint: Endpoint, manner: Manner) -> None:
+        self._endpoint = endpoint
+        self._manner = manner
+        self._most_bytes = limits_of(endpoint).datagram_bytes
+        self._surroundings = Surroundings()
+        self._speaks = True
+        """Whether the endpoint's address is one to send to, not one of our own."""
+        self._broadcast = False
+        self._destinations: dict[object, Destination] = {}
+        self._senders: dict[int, Mailbox] = {}
+        self._refused: Counter[str] = Counter()
+        self._sent = self._received = 0
+        self._closed = False
+        self._inbox = Inbox(self._refused)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What it was opened for, with its real port where it listens."""
+        return self._endpoint
+
+    def statistics(self) -> DatagramCounters:
+        """Return the counters as they are now."""
+        return DatagramCounters(sent=self._sent, received=self._received, refused=dict(self._refused))
+
+    # sending
+
+    async def send(self, payload: Any, **way: Unpack[Way]) -> None:
+        """Send one datagram; that it arrives is not known.
+
+        A full socket (EAGAIN) is waited for. A full queue of an interface
+        (ENOBUFS) can't be: that is tried again five times within 31 ms.
+
+        Args:
+            payload: encoded as a handler's reply would be: bytes and str as
+                they are, None as nothing, other values as JSON.
+            way: `to=`, `interface=`, `hops=`, for this datagram. A broadcast
+                is sent only where the endpoint is one: so the answer to a
+                forged sender can't become one.
+
+        Raises:
+            TooLarge: a datagram does not hold it.
+            BadRequest: the payload is nothing that can be sent.
+            ValueError, TypeError: `to` is needed, or a value can't be meant.
+            OSError: no route, no such interface, or the queue stays full.
+            trio.ClosedResourceError: the block was left.
+
+        Cancellation: nothing was sent.
+        """
+        data = _encode(payload)
+        destination = await self._find(way)
+        with self._looking_again():
+            await self._sender(destination.family).send(data, destination, way.get("hops"))
+        self._sent += 1
+
+    @overload
+    async def request(self, payload: Any = b"", *, deadline: float, **way: Unpack[Way]) -> bytes: ...
+    @overload
+    async def request(
+        self, payload: Any = b"", *, reply: type[T], deadline: float, **way: Unpack[Way]
+    ) -> T: ...
+    @overload
+    async def request(
+        self, payload: Any = b"", *, reply: Any, deadline: float, **way: Unpack[Way]
+    ) -> Any: ...
+    async def request(
+        self, payload: Any = b"", *, reply: Any = bytes, deadline: float, **way: Unpack[Way]
+    ) -> Any:
+        """Send one datagram and return the first answer.
+
+        Args:
+            payload: as for `send`.
+            reply: the type to decode the answer into: `bytes`, `str`, else strict JSON.
+            deadline: seconds. Nothing is sent a second time.
+            way: as for `send`.
+
+        Raises:
+            HandlerError: the answer is not of the type.
+            TimedOut: nobody answered in time.
+            ConnectionRefusedError: nothing listens there, says the peer's system.
+            TooLarge, BadRequest, ValueError, TypeError, OSError, trio.ClosedResourceError: as `send`.
+
+        Cancellation: closes the request's socket; the rest goes on.
+        """
+        data, read = _encode(payload), make_reader(reply)
+        message = None
+        with trio.move_on_after(deadline):
+            destination = await self._find(way)
+            with self._open_request(destination) as mailbox:
+                message = await ask_one(mailbox, data, destination, hops=way.get("hops"))
+        if message is None:
+            raise TimedOut(f"no answer within {deadline:g} s")
+        self._received += 1
+        return read(message.data)
+
+    @overload
+    async def request_all(
+        self, payload: Any = b"", *, deadline: float, most: int = RESPONDERS, **way: Unpack[Way]
+    ) -> list[Received[bytes]]: ...
+    @overload
+    async def request_all(
+        self,
+        payload: Any = b"",
+        *,
+        reply: type[T],
+        deadline: float,
+        most: int = RESPONDERS,
+        **way: Unpack[Way],
+    ) -> list[Received[T]]: ...
+    @overload
+    async def request_all(
+        self, payload: Any = b"", *, reply: Any, deadline: float, most: int = RESPONDERS, **way: Unpack[Way]
+    ) -> list[Received[Any]]: ...
+    async def request_all(
+        self,
+        payload: Any = b"",
+        *,
+        reply: Any = bytes,
+        deadline: float,
+        most: int = RESPONDERS,
+        **way: Unpack[Way],
+    ) -> list[Received[Any]]:
+        """Send one datagram and return who answered within the deadline.
+
+        Args:
+            payload: as for `send`.
+            reply: as for `request`; what is not of this type is left out and
+                counted as `unreadable`.
+            deadline: seconds; all of them, unless `most` answers came.
+            most: how many answers are enough.
+            way: as for `send`.
+
+        Raises:
+            TooLarge, BadRequest, ValueError, TypeError, OSError, trio.ClosedResourceError: as `send`;
+                `TooLarge` also for more than 64 MiB of answers.
+
+        Cancellation: as for `request`.
+        """
+        data, read = _encode(payload), make_reader(reply)
+        found: list[Received[Any]] = []
+
+        def take(message: Datagram) -> None:
+            self._received += 1
+            with self._counting_unreadable():
+                found.append(Received(value=read(message.data), message=message))
+
+        with trio.move_on_after(deadline):
+            destination = await self._find(way)
+            with self._open_request(destination) as mailbox:
+                await ask_all(mailbox, data, destination, take, most=most, hops=way.get("hops"))
+        return found
+
+    @contextlib.contextmanager
+    def _open_request(self, destination: Destination) -> Iterator[Mailbox]:
+        event = self._endpoint.event
+        with (
+            self._looking_again(),
+            open_mailbox_to(destination, self._surroundings, event=event, manner=self._manner) as mailbox,
+        ):
+            mailbox.refused = self._refused
+            self._sent += 1
+            yield mailbox
+
+    @contextlib.contextmanager
+    def _looking_again(self) -> Iterator[None]:
+        """Look up anew what comes next when the system refuses: an interface may have been made anew."""
+        try:
+            yield
+        except OSError:
+            self._destinations.clear()
+            self._surroundings.read_again()
+            raise
+
+    async def _find(self, way: Way) -> Destination:
+        """Return where a datagram goes; those known are not looked up again."""
+        if self._closed:
+            raise trio.ClosedResourceError("the datagrams' block was left")
+        check_hops(self, None, way.get("hops"))
+        to, interface, source = way.get("to"), way.get("interface"), None
+        if isinstance(to, Datagram):
+            if to.mode != "unicast":
+                interface = to.interface if interface is None else interface
+            elif isinstance(to.local, tuple):
+                source = to.local[0]
+            to = to.peer
+        address = to.address if isinstance(to, Peer) else to
+        if address is None:
+            address = self._own_address()
+            interface = self._endpoint.interface if interface is None else interface
+        if not isinstance(address, tuple):
+            raise TypeError(f"to={address!r}: a datagram goes to a host and a port")
+        key = (*address, interface, source)
+        found = self._destinations.get(key)
+        if found is None:
+            found = await look_up(*address, interface, self._surroundings, source=source)
+            if len(self._destinations) >= _KEPT:
+                self._destinations.clear()
+            self._destinations[key] = found
+        return found
+
+    def _own_address(self) -> tuple[str, int]:
+        if not self._speaks:
+            raise ValueError(f"{self._endpoint} is an address of this machine: say to whom, by to=")
+        return self._endpoint.host, self._endpoint.port
+
+    def _sender(self, family: int) -> Mailbox:
+        """Return the socket that sends, opened when it is first needed."""
+        if self._closed:
+            raise trio.ClosedResourceError("the datagrams' block was left")
+        found = self._senders.get(family)
+        if found is None:
+            sock = self._manner.open_socket(family, broadcast=self._broadcast)
+            found = self._senders[family] = self._keep(sock)
+        return found
+
+    # receiving
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Datagram:
+        """Receive the next message, without an end."""
+        return await self.receive()
+
+    async def receive(self) -> Datagram:
+        """Wait for the next message.
+
+        What came to the endpoint's address, where it listens, and what was
+        answered to `send`. News of undelivered datagrams (ICMP) is counted as
+        `receive_failed` and ends nothing.
+
+        Raises:
+            trio.BusyResourceError: another task receives.
+            trio.ClosedResourceError: the block was left.
+
+        Cancellation: no message is lost.
+        """
+        (message,) = await self.receive_batch(1)
+        return message
+
+    async def receive_batch(self, most: int = MOST_AT_ONCE) -> list[Datagram]:
+        """Wait for a message; return all that are here, at most so many.
+
+        Raises:
+            trio.BusyResourceError, trio.ClosedResourceError: as `receive`.
+
+        Cancellation: no message is lost.
+        """
+        found = await self._inbox.receive(most)
+        self._received += len(found)
+        return found
+
+    def values(self, kind: type[T]) -> Values[T]:
+        """Receive messages with their payloads decoded: an async iterator, without an end.
+
+        Args:
+            kind: the type of the payloads: `bytes`, `str`, else strict JSON;
+                what is not of it is left out and counted as `unreadable`.
+
+        Raises:
+            TypeError: no JSON can be decoded into this type.
+        """
+        wanted: Any = kind
+        return Values(self, make_reader(wanted))
+
+    @contextlib.contextmanager
+    def _counting_unreadable(self) -> Iterator[None]:
+        try:
+            yield
+        except HandlerError:
+            self._refused["unreadable"] += 1
+
+    # opening and closing
+
+    async def _open(self, *, listen: bool) -> None:
+        """Look up where the endpoint is; bind it, and join, if it is to listen."""
+        if listen:
+            # A thread: a name is looked up where it may take long.
+            self._listen(await trio.to_thread.run_sync(open_datagram_sockets, self._endpoint))
+        if self._speaks:
+            found = await find_destination(self._endpoint, self._surroundings)
+            self._broadcast = found.mode == "broadcast"
+
+    def _listen(self, opened: list[DatagramSocket]) -> None:
+        """Take bound sockets over; those of unicast addresses also send."""
+        self._endpoint = attrs.evolve(self._endpoint, port=opened[0].port)
+        with contextlib.ExitStack() as unkept:
+            for each in opened:
+                unkept.callback(each.sock.close)
+            for each in opened:
+                if each.mode == "unicast":
+                    self._manner.set_on(each.sock)
+                mailbox = self._keep(each.sock)
+                mailbox.accepts = functools.partial(self._refuse, each)
+                if each.mode == "unicast":
+                    self._senders.setdefault(each.sock.family, mailbox)
+                    self._speaks = False
+            unkept.pop_all()
+
+    def _refuse(self, opened: DatagramSocket, route: Route, peer: Sockaddr) -> str | None:
+        """Return why a bound socket is not to hear a datagram, or None."""
+        if opened.asks_destination and not opened.accepts(route):
+            return "other_destination"
+        if opened.mode == "unicast" or self._endpoint.receive_own:
+            return None
+        own = any(peer[1] == sender.port for sender in self._senders.values())
+        return "own" if own and parse_address(peer[0]) in self._surroundings.now.own else None
+
+    def _keep(self, sock: socket.socket) -> Mailbox:
+        mailbox = Mailbox(
+            sock, self._surroundings, self._endpoint.event, self._most_bytes, refused=self._refused
+        )
+        self._inbox.add(mailbox)
+        return mailbox
+
+    def _close(self) -> None:
+        self._closed = True
+        self._inbox.close()
+
+
+@contextlib.asynccontextmanager
+async def open_datagram(
+    url: str | Endpoint,
+    *,
+    listen: bool = False,
+    hops: int | None = None,
+    loop: bool = True,
+    dscp: int = 0,
+) -> AsyncIterator[Datagrams]:
+    """Send and receive datagrams at an endpoint, for a block.
+
+        async with oread.open_datagram("udp://239.255.70.7:7008?interface=eth0") as datagrams:
+            await datagrams.send({"temperature": 21.5})
+            everybody = await datagrams.request_all("who is there", reply=str, deadline=1)
+
+    Datagrams go to the URL's address: one machine, a group, or a broadcast.
+    Answers to them are received; with `listen` also what others send to that
+    address: a group is joined, a broadcast heard, an address of this machine
+    bound, and answers leave from it.
+
+    Args:
+        url: `udp`. `interface=` says where a group or broadcast is; with
+            `listen` all options of a served endpoint that concern its sockets.
+        listen: whether to hear what is sent to the URL's address.
+        hops: how many links datagrams may cross; None is 1 for groups and
+            the system's default for others.
+        loop: whether groups joined on this machine get what is sent here.
+        dscp: class of service of what is sent, 0 to 63 (RFC 2474).
+
+    Raises:
+        EndpointError: the URL can't be used so.
+        ValueError: hops or dscp are out of range.
+        OSError: no such name or interface, or the address can't be bound.
+
+    Cancellation: closes everything at once.
+    """
+    endpoint = Endpoint.parse(url, calling=True) if isinstance(url, str) else url
+    if endpoint.scheme != "udp" or endpoint.framing == JSONRPC:
+        raise EndpointError(f"{endpoint}: datagrams are plain udp; for others there is oread.connect")
+    datagrams = Datagrams(endpoint, Manner(hops=hops, loop=loop, dscp=dscp))
+    try:
+        await datagrams._open(listen=listen)
+        yield datagrams
+    finally:
+        datagrams._close()
+
+
+def _encode(payload: Any) -> bytes:
+    data = write_payload(payload).data
+    if len(data) > MOST_BYTES:
+        raise TooLarge(f"a datagram holds {MOST_BYTES} bytes, not {len(data)}")
+    return data
