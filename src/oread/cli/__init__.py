@@ -21,6 +21,7 @@ from oread.errors import EndpointError, RegistrationError
 COMMANDS: Mapping[str, str] = {
     "serve": "Serve a registry until a signal; without arguments the demo set.",
     "call": "Send one message to an endpoint and print what comes back.",
+    "ping": "Probe a multicast group or a peer by UDP: who answers, how fast, what is lost.",
     "handlers": "List the events of a registry and their handlers.",
 }
 """Name: short help. The command is the function of that name in `oread.cli.<name>`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import click
@@ -26,3 +27,15 @@ def seconds_up_to(longest: float) -> Callable[[str], float]:
         return value
 
     return seconds
+
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+
+
+def duration(text: str) -> float:
+    """Read an option: a time such as 90, 1.5s, 10m or 2h; returns seconds."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not a time such as 90, 1.5s, 10m or 2h")
+    return float(found[1]) * _UNITS[found[2] or "s"]

@@ -29,7 +29,7 @@ from oread.errors import EndpointError, HandlerError, TimedOut, TooLarge
 from oread.messages import Datagram, Peer
 from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import DatagramSocket, limits_of, open_datagram_sockets
-from oread.sockets.interfaces import parse_address
+from oread.sockets.interfaces import Mode, parse_address
 from oread.sockets.routes import Route
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Datagrams:
         self._surroundings = Surroundings()
         self._speaks = True
         """Whether the endpoint's address is one to send to, not one of our own."""
-        self._broadcast = False
+        self._mode: Mode = "unicast"
         self._destinations: dict[object, Destination] = {}
         self._senders: dict[int, Mailbox] = {}
         self._refused: Counter[str] = Counter()
@@ -113,6 +113,11 @@ class Datagrams:
     def endpoint(self) -> Endpoint:
         """What it was opened for, with its real port where it listens."""
         return self._endpoint
+
+    @property
+    def mode(self) -> Mode:
+        """How the endpoint is addressed: `unicast`, `multicast` or `broadcast`."""
+        return self._mode
 
     def statistics(self) -> DatagramCounters:
         """Return the counters as they are now."""
@@ -304,7 +309,7 @@ class Datagrams:
             raise trio.ClosedResourceError("the datagrams' block was left")
         found = self._senders.get(family)
         if found is None:
-            sock = self._manner.open_socket(family, broadcast=self._broadcast)
+            sock = self._manner.open_socket(family, broadcast=self._mode == "broadcast")
             found = self._senders[family] = self._keep(sock)
         return found
 
@@ -374,7 +379,7 @@ class Datagrams:
             self._listen(await trio.to_thread.run_sync(open_datagram_sockets, self._endpoint))
         if self._speaks:
             found = await find_destination(self._endpoint, self._surroundings)
-            self._broadcast = found.mode == "broadcast"
+            self._mode = found.mode
 
     def _listen(self, opened: list[DatagramSocket]) -> None:
         """Take bound sockets over; those of unicast addresses also send."""
