@@ -273,7 +273,7 @@ APPS = {
 APP = ("tcp://127.0.0.1:0/echo", "--app")
 ERRORS = {
     "unknown command": (["srve"], "No such command"),
-    "no command": ([], "a command is needed: serve, call, ping, handlers"),
+    "no command": ([], "a command is needed: serve, call, listen, ping, handlers"),
     "unknown flag": (["serve", "--frobnicate"], "No such option"),
     "bad drain": (["serve", "--drain", "nan"], "seconds from 0 to inf"),
     "bad scheme": (["serve", "gopher://127.0.0.1:0/echo"], "scheme must be one of tcp, unix, http, udp"),

@@ -21,6 +21,7 @@ from oread.errors import EndpointError, RegistrationError
 COMMANDS: Mapping[str, str] = {
     "serve": "Serve a registry until a signal; without arguments the demo set.",
     "call": "Send one message to an endpoint and print what comes back.",
+    "listen": "Print what arrives at an endpoint, decoded; answer nothing.",
     "ping": "Probe a multicast group or a peer by UDP: who answers, how fast, what is lost.",
     "handlers": "List the events of a registry and their handlers.",
 }
