@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import ipaddress
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -36,6 +35,7 @@ from oread.listeners.stream_listener import StreamListener
 from oread.reactor import STALL_SECONDS, Poller, Reactor, RunnerPool, Watchdog, open_poller
 from oread.registry import Registry
 from oread.sockets.datagrams import DatagramSocket, adopt_datagram_socket, open_datagram_sockets
+from oread.sockets.interfaces import is_address
 from oread.sockets.streams import descriptor_room, open_stream_sockets, path_inode, remove_unix_path
 
 DRAIN_SECONDS = 30.0
@@ -241,7 +241,7 @@ async def _open_listeners(
             endpoint = _parse(item)
             open_sockets = open_datagram_sockets if endpoint.scheme == "udp" else open_stream_sockets
             try:
-                if _is_numeric(endpoint):
+                if endpoint.scheme == "unix" or is_address(endpoint.host):
                     await trio.lowlevel.checkpoint()
                     opened: Sequence[Any] = open_sockets(endpoint)
                 else:  # a name is looked up: in a thread, not to be abandoned, so that nothing opened is lost
@@ -253,14 +253,6 @@ async def _open_listeners(
         listeners.append(listener)
         stack.callback(listener.abort)
     return listeners
-
-
-def _is_numeric(endpoint: Endpoint) -> bool:
-    """Tell whether opening it asks no resolver, and so needs no thread."""
-    try:
-        return endpoint.scheme == "unix" or bool(ipaddress.ip_address(endpoint.host.partition("%")[0]))
-    except ValueError:
-        return False
 
 
 def _parse(endpoint: str | Endpoint) -> Endpoint:

@@ -29,7 +29,7 @@ from oread.errors import EndpointError, HandlerError, TimedOut, TooLarge
 from oread.messages import Datagram, Peer
 from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import DatagramSocket, limits_of, open_datagram_sockets
-from oread.sockets.interfaces import Mode, parse_address
+from oread.sockets.interfaces import Mode, is_address, parse_address
 from oread.sockets.routes import Route
 
 T = TypeVar("T")
@@ -374,8 +374,9 @@ class Datagrams:
 
     async def _open(self, *, listen: bool) -> None:
         """Look up where the endpoint is; bind it, and join, if it is to listen."""
-        if listen:
-            # A thread: a name is looked up where it may take long.
+        if listen and is_address(self._endpoint.host):
+            self._listen(open_datagram_sockets(self._endpoint))
+        elif listen:  # a name is looked up: in a thread, not to be abandoned, so that nothing opened is lost
             self._listen(await trio.to_thread.run_sync(open_datagram_sockets, self._endpoint))
         if self._speaks:
             found = await find_destination(self._endpoint, self._surroundings)

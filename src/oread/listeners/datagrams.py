@@ -45,12 +45,15 @@ class DatagramListener:
         self._started = False
         make_exchanges = JsonRpcExchanges if endpoint.framing == JSONRPC else Exchanges
         self._exchanges = make_exchanges(runtime, self.endpoint, self._settle)
-        self._numbers: SequenceTracker | None = None
-        if endpoint.sequence is None:
-            self._receivers = [Receiver(self._exchanges, each) for each in sockets]
-        else:
-            self._numbers = numbers = SequenceTracker(bits=int(endpoint.sequence.removeprefix("u")))
-            self._receivers = [NumberedReceiver(self._exchanges, each, numbers) for each in sockets]
+        self._numbers = None
+        if endpoint.sequence is not None:
+            self._numbers = SequenceTracker(bits=int(endpoint.sequence.removeprefix("u")))
+        self._receivers = [self._make_receiver(each) for each in sockets]
+
+    def _make_receiver(self, opened: DatagramSocket) -> Receiver:
+        if self._numbers is None:
+            return Receiver(self._exchanges, opened)
+        return NumberedReceiver(self._exchanges, opened, self._numbers)
 
     def start(self) -> None:
         """Begin to serve."""

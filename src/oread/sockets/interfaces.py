@@ -246,6 +246,15 @@ def parse_address(host: str) -> IpAddress:
     return _unscoped(ip_address(host))
 
 
+def is_address(host: str) -> bool:
+    """Tell whether a host is a numeric address, with or without a zone: no resolver is asked."""
+    try:
+        parse_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _IANA_CLIENT_PORTS = range(49_152, 65_536)
 """RFC 6335 6: the dynamic ports, which macOS hands out."""
