@@ -203,17 +203,22 @@ def test_ipv6_links_are_told_apart(pair: Pair) -> None:
                 await datagrams.send(link, interface=link)
                 message = await datagrams.receive()
                 found.append((message.data.decode(), message.interface, message.peer.address[0][:6]))
+                await datagrams.send("thanks", to=message)
         return found
 
-    async def answer(ready: Callable[[], None]) -> None:
+    async def answer(ready: Callable[[], None]) -> list[bytes]:
+        thanks = []
         async with oread.open_datagram(f"udp://[{GROUP6}]:{PORT}", listen=True) as datagrams:
             ready()
             for _ in LINKS:
                 message = await datagrams.receive()
                 await datagrams.send(f"{message.data.decode()} by {message.interface}", to=message)
+                thanks.append((await datagrams.receive()).data)
+        return thanks
 
-    asked, _ = both(pair, ask, answer)
+    asked, thanks = both(pair, ask, answer)
     assert asked == [(f"{link} by {link}", link, "fe80::") for link in LINKS]
+    assert thanks == [b"thanks"] * 2
 
 
 def test_a_wildcard_answers_from_the_alias_that_was_asked(pair: Pair) -> None:

@@ -122,7 +122,7 @@ class Mailbox:
             data=data,
             transport="udp",
             received=trio.current_time(),
-            peer=Peer(peer[:2], "udp"),
+            peer=Peer(self._sender_address(peer), "udp"),
             local=(route.local, self.port),
             mode=route.mode,
             interface=interface,
@@ -130,6 +130,12 @@ class Mailbox:
             truncated=bool(flags & socket.MSG_TRUNC),
             timestamp=details.timestamp,
         )
+
+    def _sender_address(self, peer: Sockaddr) -> tuple[str, int]:
+        """Return who sent it; with the zone where the address needs one (RFC 4007 11)."""
+        if len(peer) < 4 or not peer[3]:
+            return peer[0], peer[1]
+        return f"{peer[0]}%{self.surroundings.name(peer[3]) or peer[3]}", peer[1]
 
     def _own_route(self) -> Route:
         return Route(mode="unicast", local=str(self.sock.getsockname()[0]))

@@ -14,42 +14,26 @@ import functools
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 import attrs
 import trio
 
+from oread.client.address_book import AddressBook, Way
 from oread.client.calls import RESPONDERS
-from oread.client.destinations import Destination, Surroundings, check_hops, find_destination, look_up
+from oread.client.destinations import Destination, Surroundings, find_destination
 from oread.client.inbox import MOST_AT_ONCE, Inbox
 from oread.client.mailbox import MOST_BYTES, Mailbox, Manner, ask_all, ask_one, open_mailbox_to
 from oread.client.payloads import make_reader, write_payload
 from oread.endpoints import JSONRPC, Endpoint
 from oread.errors import EndpointError, HandlerError, TimedOut, TooLarge
-from oread.messages import Datagram, Peer
+from oread.messages import Datagram
 from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import DatagramSocket, limits_of, open_datagram_sockets
 from oread.sockets.interfaces import Mode, is_address, parse_address
 from oread.sockets.routes import Route
 
 T = TypeVar("T")
-
-_KEPT = 1_024
-"""Destinations remembered; beyond it all are looked up anew."""
-
-
-class Way(TypedDict, total=False):
-    """Where one datagram goes, and how; what is left out is the endpoint's.
-
-    * `to`: whom. A message is answered from the address that was asked; else
-      `message.peer`, or host and port.
-    * `interface`: name or index of where it leaves.
-    * `hops`: how many links it may cross.
-    """
-
-    to: Datagram | Peer | tuple[str, int] | None
-    interface: str | int | None
-    hops: int | None
 
 
 @attrs.frozen(kw_only=True)
@@ -102,7 +86,7 @@ class Datagrams:
         self._speaks = True
         """Whether the endpoint's address is one to send to, not one of our own."""
         self._mode: Mode = "unicast"
-        self._destinations: dict[object, Destination] = {}
+        self._book = AddressBook(self._surroundings)
         self._senders: dict[int, Mailbox] = {}
         self._refused: Counter[str] = Counter()
         self._sent = self._received = 0
@@ -149,7 +133,7 @@ class Datagrams:
         """
         data = _encode(payload)
         destination = await self._find(way)
-        with self._looking_again():
+        with self._book.looking_again():
             await self._sender(destination.family).send(data, destination, way.get("hops"))
         self._sent += 1
 
@@ -254,54 +238,17 @@ class Datagrams:
     def _open_request(self, destination: Destination) -> Iterator[Mailbox]:
         event = self._endpoint.event
         with (
-            self._looking_again(),
+            self._book.looking_again(),
             open_mailbox_to(destination, self._surroundings, event=event, manner=self._manner) as mailbox,
         ):
             mailbox.refused = self._refused
             self._sent += 1
             yield mailbox
 
-    @contextlib.contextmanager
-    def _looking_again(self) -> Iterator[None]:
-        """Look up anew what comes next when the system refuses: an interface may have been made anew."""
-        try:
-            yield
-        except OSError:
-            self._destinations.clear()
-            self._surroundings.read_again()
-            raise
-
     async def _find(self, way: Way) -> Destination:
-        """Return where a datagram goes; those known are not looked up again."""
         if self._closed:
             raise trio.ClosedResourceError("the datagrams' block was left")
-        check_hops(self, None, way.get("hops"))
-        to, interface, source = way.get("to"), way.get("interface"), None
-        if isinstance(to, Datagram):
-            if to.mode != "unicast":
-                interface = to.interface if interface is None else interface
-            elif isinstance(to.local, tuple):
-                source = to.local[0]
-            to = to.peer
-        address = to.address if isinstance(to, Peer) else to
-        if address is None:
-            address = self._own_address()
-            interface = self._endpoint.interface if interface is None else interface
-        if not isinstance(address, tuple):
-            raise TypeError(f"to={address!r}: a datagram goes to a host and a port")
-        key = (*address, interface, source)
-        found = self._destinations.get(key)
-        if found is None:
-            found = await look_up(*address, interface, self._surroundings, source=source)
-            if len(self._destinations) >= _KEPT:
-                self._destinations.clear()
-            self._destinations[key] = found
-        return found
-
-    def _own_address(self) -> tuple[str, int]:
-        if not self._speaks:
-            raise ValueError(f"{self._endpoint} is an address of this machine: say to whom, by to=")
-        return self._endpoint.host, self._endpoint.port
+        return await self._book.find(way, self._endpoint, speaks=self._speaks)
 
     def _sender(self, family: int) -> Mailbox:
         """Return the socket that sends, opened when it is first needed."""
