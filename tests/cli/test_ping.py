@@ -228,6 +228,31 @@ def test_a_terminal_shows_a_table(urls: dict[str, str]) -> None:
     assert b"xmt/rcv/%loss = 3/3/0%" in shown
 
 
+NODE_ECHO = """
+const socket = require("dgram").createSocket({type: "udp4", reuseAddr: false});
+socket.on("message", (data, peer) => socket.send(data, peer.port, peer.address));
+socket.bind(0, "239.255.70.9", () => {
+  socket.addMembership("239.255.70.9", "127.0.0.1");
+  console.log(socket.address().port);
+});
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_a_program_of_nodes_is_a_responder(run: Run) -> None:
+    """A group's member that is none of ours answers, from its own unicast address."""
+    with subprocess.Popen(["node", "-e", NODE_ECHO], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            url = f"udp://239.255.70.9:{port}?interface=lo"
+            done = run("ping", url, "--count", "3", "--interval", "50ms", "--loss", "0")
+        finally:
+            process.terminate()
+    assert done.returncode == 0, done
+    assert f"127.0.0.1:{port} : multicast, xmt/rcv/%loss = 3/3/0%" in done.stdout.decode()
+
+
 @pytest.mark.skipif(shutil.which("socat") is None, reason="socat is not installed")
 def test_socat_is_a_responder(run: Run) -> None:
     """Whatever echoes answers a ping: here socat, which knows nothing of it."""

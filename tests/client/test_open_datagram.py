@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -15,6 +16,7 @@ import trio.testing
 
 import oread
 from oread.client.destinations import Surroundings, look_up
+from oread.client.inbox import Inbox
 from oread.client.mailbox import FULL_PAUSES, Mailbox
 from oread.sockets import options
 from oread.sockets.datagrams import open_sending_socket
@@ -458,3 +460,27 @@ async def test_a_socket_of_the_system_hears_a_group() -> None:
             with trio.fail_after(LIMIT_SECONDS):
                 data, sender = await hearing.recvfrom(100)
         assert (data, sender[0]) == (b"to all", "127.0.0.1")
+
+
+async def test_news_of_what_was_not_delivered_ends_nothing() -> None:
+    """An error that the system tells at a read is counted, and the next message comes."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        peer.bind(("127.0.0.1", 0))
+        address = peer.getsockname()
+        peer.close()
+        sock.setblocking(False)
+        sock.connect(address)  # only a connected one is told, as macOS tells others too
+        refused: Counter[str] = Counter()
+        inbox = Inbox(refused)
+        inbox.add(Mailbox(sock, Surroundings()))
+        sock.send(b"nobody is there")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as late:
+            late.bind(address)
+            late.sendto(b"now somebody is", sock.getsockname())
+            with trio.fail_after(LIMIT_SECONDS):
+                (message,) = await inbox.receive(1)
+        inbox.close()
+    assert (message.data, refused) == (b"now somebody is", {"receive_failed": 1})

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from oread.errors import EndpointError
-from oread.protocols.sequence import SequenceStatistics
+from oread.protocols.sequence import SequenceStatistics, SequenceTracker
 from oread.registry import Registry
 from oread.service import open_service, serve
 
@@ -73,6 +73,25 @@ async def test_senders_are_counted_apart(make_client: Callable[..., Any]) -> Non
         found = service.statistics().endpoints[0].sequence
         assert found is not None
         assert (found.senders, found.received, found.repeated) == (2, 4, 0)
+
+
+async def test_a_subscription_can_follow_numbers_of_its_own(client: Any) -> None:
+    """Where the number stands elsewhere, who iterates notes it, by sender and session."""
+    registry, tracker = Registry(), SequenceTracker(bits=16)
+    async with (
+        registry.subscribe("readings") as readings,
+        open_service(registry, "udp://127.0.0.1:0/readings") as service,
+    ):
+        for session, number in ((1, 7), (1, 9), (2, 7), (1, 8)):
+            await client.send(f"{session} {number}".encode(), service.endpoints[0].port)
+        verdicts = []
+        with trio.fail_after(10):
+            async for message in readings:
+                told, number = map(int, message.data.split())
+                verdicts.append(tracker.note(message.peer.address, told, number))
+                if len(verdicts) == 4:
+                    break
+    assert verdicts == ["first", "gap", "first", "late"]
 
 
 async def test_an_endpoint_without_numbers_tells_nothing() -> None:

@@ -10,8 +10,8 @@ from oread.client.destinations import Destination, Surroundings, check_hops, loo
 from oread.endpoints import Endpoint
 from oread.messages import Datagram, Peer
 
-_KEPT = 1_024
-"""Destinations remembered; beyond it all are looked up anew."""
+_KEPT = 4_096
+"""Destinations remembered, as many as one call takes answers; beyond it all are looked up anew."""
 
 
 class Way(TypedDict, total=False):

@@ -206,8 +206,11 @@ def open_mailbox_to(
     Raises:
         OSError: as the system said it.
     """
-    sock = manner.open_socket(destination.family, broadcast=destination.mode == "broadcast")
-    with contextlib.closing(Mailbox(sock, surroundings, event)) as mailbox:
+    broadcast = destination.mode == "broadcast"
+    with (
+        manner.open_socket(destination.family, broadcast=broadcast) as sock,
+        contextlib.closing(Mailbox(sock, surroundings, event)) as mailbox,
+    ):
         if destination.connects:
             sock.connect(destination.address)
         elif not destination.shared:

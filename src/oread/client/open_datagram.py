@@ -256,8 +256,11 @@ class Datagrams:
             raise trio.ClosedResourceError("the datagrams' block was left")
         found = self._senders.get(family)
         if found is None:
-            sock = self._manner.open_socket(family, broadcast=self._mode == "broadcast")
-            found = self._senders[family] = self._keep(sock)
+            with contextlib.ExitStack() as unkept:
+                sock = self._manner.open_socket(family, broadcast=self._mode == "broadcast")
+                found = self._keep(unkept.enter_context(sock))
+                unkept.pop_all()
+            self._senders[family] = found
         return found
 
     # receiving
