@@ -228,6 +228,8 @@ async def test_what_can_not_be_meant_is_refused() -> None:
     async with oread.open_datagram("udp://127.0.0.1:9") as datagrams:
         with pytest.raises(OSError, match="no interface nowhere0"):
             await datagrams.send(b"x", interface="nowhere0")
+        with pytest.raises(ValueError, match="most=0"):
+            await datagrams.receive_batch(0)
         with pytest.raises(ValueError, match="hops=0"):
             await datagrams.send(b"x", hops=0)
         with pytest.raises(oread.TooLarge, match="65507 bytes, not 65508"):

@@ -43,11 +43,14 @@ class Inbox:
         """Wait for a message; return all that are here, at most so many.
 
         Raises:
+            ValueError: fewer than one is asked for.
             trio.BusyResourceError: another task receives.
             trio.ClosedResourceError: it was closed.
 
         Cancellation: no message is lost.
         """
+        if most < 1:
+            raise ValueError(f"most={most}: 1 or more")
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._closed:
             found = self._read(most)
@@ -88,7 +91,8 @@ class Inbox:
         self._closed = True
         self._ready.clear()
         for fd, mailbox in self._mailboxes.items():
-            self._poller.remove(fd)
+            if mailbox.sock.fileno() == fd:  # else it is closed already, and so taken out
+                self._poller.remove(fd)
             mailbox.close()
         self._mailboxes.clear()
         self._poller.close()

@@ -292,6 +292,7 @@ class Datagrams:
         """Wait for a message; return all that are here, at most so many.
 
         Raises:
+            ValueError: fewer than one is asked for.
             trio.BusyResourceError, trio.ClosedResourceError: as `receive`.
 
         Cancellation: no message is lost.
