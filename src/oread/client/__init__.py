@@ -1,8 +1,9 @@
 """The calling side: one call without ceremony, or a connection for many.
 
-`connect` gives a `Client`, the way for programs; `call_stream`, `call_http`
-and `call_datagram` send one message and know no events, the way for
-`oread call`. Reconnecting, retrying and redirects are the caller's.
+`connect` gives a `Client`, the way for programs, and `open_datagram` what UDP
+has beyond calls; `call_stream`, `call_http` and `call_datagram` send one
+message and know no events, the way for `oread call`. Reconnecting, retrying
+and redirects are the caller's.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import errno
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import attrs
 import trio
@@ -44,8 +43,8 @@ class Mailbox:
         surroundings: shared by the mailboxes of a holder.
         event: of its messages.
         most_bytes: what is longer is cut, and told so.
-        accepts: tells whether what came this way, from there, is to be heard; what
-            is not is counted under the reason that it returns.
+        accepts: tells why what came this way, from there, is not to be heard; None is heard.
+        refused: where that is counted.
     """
 
     sock: socket.socket
@@ -76,7 +75,7 @@ class Mailbox:
             hops: how many links it may cross; None leaves it to the socket.
 
         Raises:
-            OSError: no route, too long; ENOBUFS when an interface's queue stays full for 30 ms.
+            OSError: no route, too long; ENOBUFS when an interface's queue stays full for 31 ms.
 
         Cancellation: nothing was sent.
         """
@@ -193,7 +192,7 @@ class Manner:
 PLAIN = Manner()
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_mailbox_to(
     destination: Destination, surroundings: Surroundings, *, event: str = "", manner: Manner = PLAIN
 ) -> Iterator[Mailbox]:
