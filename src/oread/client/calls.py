@@ -9,6 +9,7 @@ Not here: connection reuse, redirects, and where the bytes go (the caller).
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Any
@@ -18,6 +19,7 @@ import trio
 
 from oread.client.sending import LIMIT_BYTES, BoundedReader, sending
 from oread.client.target import Target
+from oread.client.tls import dial
 from oread.endpoints import Endpoint
 from oread.errors import BadRequest, EndpointError, TooLarge
 from oread.limits import HttpLimits
@@ -26,7 +28,6 @@ from oread.protocols.framing import FRAMINGS
 from oread.protocols.http1_client import ClientResponse, HttpClientProtocol, encode_request
 from oread.protocols.http1_lines import Refusal
 from oread.sockets.datagrams import open_sending_socket
-from oread.sockets.dialling import dial_stream
 from oread.sockets.interfaces import Interface, parse_address, read_interfaces
 
 RESPONDERS = 4_096
@@ -48,8 +49,14 @@ class Answer:
         return format_address(self.address)
 
 
-async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes], object]) -> None:
-    """Send over TCP or a Unix socket, half-close, receive until the end.
+async def call_stream(
+    endpoint: Endpoint,
+    data: bytes,
+    receive: Callable[[bytes], object],
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Send over TCP, TLS or a Unix socket, half-close, receive until the end.
 
     With `framing=length` the data is framed, and so is what comes back.
 
@@ -57,6 +64,7 @@ async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes]
         endpoint: its event is ignored: the listening side knows it.
         data: sent as it is.
         receive: is called with the bytes of each read, or with each message.
+        tls: a client's context, for `tls` endpoints.
 
     Raises:
         OSError, trio.BrokenResourceError: the peer can't be reached or broke off.
@@ -67,7 +75,7 @@ async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes]
     machine = FRAMINGS["length"](LIMIT_BYTES) if endpoint.framing == "length" else None
     if machine is not None:
         data = machine.encode(data)
-    async with await dial_stream(endpoint) as stream, sending(stream, data) as sent:
+    async with await dial(endpoint, tls) as stream, sending(stream, data) as sent:
         reader = BoundedReader(stream)
         while chunk := await reader.read():
             message: bytes | None = chunk if machine is None else machine.receive(chunk)
@@ -81,7 +89,12 @@ async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes]
 
 
 async def call_http(
-    target: Target, data: bytes, *, method: str, headers: Sequence[tuple[str, str]] = ()
+    target: Target,
+    data: bytes,
+    *,
+    method: str,
+    headers: Sequence[tuple[str, str]] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> ClientResponse:
     """Send one HTTP/1.1 request on a connection of its own.
 
@@ -90,6 +103,7 @@ async def call_http(
         data: the body; empty is none.
         method: a token, in the case it is to be sent.
         headers: more fields; those that frame or address are the engine's.
+        tls: a client's context, for `https`.
 
     Raises:
         ValueError: method, path or fields can't be sent as they are.
@@ -100,7 +114,7 @@ async def call_http(
     """
     request = encode_request(method, target.request_target, target.host_field, data, headers)
     machine = HttpClientProtocol(HTTP_LIMITS, method)
-    async with await dial_stream(target.endpoint) as stream, sending(stream, request, half_close=False):
+    async with await dial(target.endpoint, tls) as stream, sending(stream, request, half_close=False):
         reader, response = BoundedReader(stream), None
         while response is None:
             chunk = await reader.read()
