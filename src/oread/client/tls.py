@@ -129,7 +129,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 await self._transport.send_eof()
 
     async def aclose(self) -> None:
-        """Say the end as far as the transport takes it at once, then close.
+        """Say the end, then close; waits a second for it at most.
 
         Cancellation: closes without a word.
         """
@@ -138,13 +138,32 @@ class TlsStream(trio.abc.HalfCloseableStream):
             return
         self._closed = True
         try:
-            if not self._eof_sent and not self._broken and not self._transport_lock.locked():
-                with trio.move_on_after(CLOSE_SECONDS):
-                    await self._transport.send_all(self._machine.end())
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it has closed: it will hear nothing
+            with trio.move_on_after(CLOSE_SECONDS):
+                await self._say_end()
+        except (trio.BrokenResourceError, ssl.SSLError):
+            pass  # it has closed or talks nonsense: it will hear nothing
         finally:
             await trio.aclose_forcefully(self._transport)
+
+    async def _say_end(self) -> None:
+        if self._broken or self._transport_lock.locked():
+            return  # in the middle of a record nothing can be said
+        if not self._eof_sent:
+            await self._transport.send_all(self._machine.end())
+        while self._awaits_ticket() and not self._receiving.held:
+            ciphertext = bytes(await self._transport.receive_some(READ_BYTES))
+            if not ciphertext:
+                return
+            self._machine.decrypt(ciphertext)
+
+    def _awaits_ticket(self) -> bool:
+        """Tell whether closing would meet the server's tickets, unread: a reset, which destroys what was sent.
+
+        TLS 1.3 sends them behind the handshake, to a client that only sends too.
+        """
+        tls = self._machine.tls
+        session = tls.session
+        return tls.version() == "TLSv1.3" and session is not None and not session.has_ticket
 
     async def _send(self, ciphertext: bytes) -> None:
         """Send ciphertext, and behind it what TLS itself has to say, in the order it was made."""

@@ -12,16 +12,17 @@ class Exclusive:
         what: it does, as in "another task is already sending on this stream".
     """
 
-    __slots__ = ("_held", "_what")
+    __slots__ = ("_what", "held")
 
     def __init__(self, what: str) -> None:
-        self._held = False
+        self.held = False
+        """Whether a task is in it."""
         self._what = what
 
     def __enter__(self) -> None:
-        if self._held:
+        if self.held:
             raise trio.BusyResourceError(f"another task is already {self._what} this stream")
-        self._held = True
+        self.held = True
 
     def __exit__(self, *_error: object) -> None:
-        self._held = False
+        self.held = False

@@ -80,7 +80,7 @@ def describe_tls_error(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not believed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error.args[-1])).replace("_", " ").lower()
+        return error.reason.replace("_", " ").lower() if error.reason else "not what is needed"
     return str(error)
 
 
