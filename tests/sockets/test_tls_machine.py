@@ -146,8 +146,9 @@ def test_old_protocols_are_refused(loopback_pem: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1 is deprecated"):
         context.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="TLSv1_1 is deprecated"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     client = TlsMachine(context, server_name="localhost")
     server_context = make_server_context(Endpoint.parse(f"tls://127.0.0.1:0/e?cert={loopback_pem}"))

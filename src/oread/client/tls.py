@@ -157,9 +157,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self._machine.decrypt(ciphertext)
 
     def _awaits_ticket(self) -> bool:
-        """Tell whether closing would meet the server's tickets, unread: a reset, which destroys what was sent.
+        """Tell whether the server's tickets have not come yet.
 
-        TLS 1.3 sends them behind the handshake, to a client that only sends too.
+        TLS 1.3 sends them behind the handshake, to a client that only sends
+        too. Closing with them unread is a reset, which destroys what was sent.
         """
         tls = self._machine.tls
         session = tls.session
