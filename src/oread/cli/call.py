@@ -180,6 +180,8 @@ async def _call_http(
             response = await call_http(
                 target, payload, method=method, headers=BODY_TYPE if payload else (), tls=tls
             )
+        except ssl.SSLError:
+            raise  # one of a certificate is a ValueError, too
         except ValueError as error:
             raise click.UsageError(str(error)) from error
     if response is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,9 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2: those that RFC 9325 4.2 recommends. TLS 1.3 has no others."""
 
 log = logging.getLogger("oread")
+
+_SOURCE_LINE = re.compile(r"^\[SSL\] | \(_ssl\.c:\d+\)$")
+"""What Python adds to OpenSSL's words."""
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """Inode, size and time of change of each file; None for one that is not there."""
@@ -56,7 +60,11 @@ def _load_chain(context: ssl.SSLContext, certificate: str, key: str | None) -> N
         context.load_cert_chain(certificate, key, password=_refuse_password)
     except (ssl.SSLError, ValueError) as error:
         files = certificate if key is None else f"{certificate}, {key}"
-        raise EndpointError(f"{files}: {describe_tls_error(error)}") from error
+        unreadable = (
+            isinstance(error, ssl.SSLError) and error.reason is None
+        )  # "PEM lib" tells nobody anything
+        words = "no certificate with its key in PEM" if unreadable else describe_tls_error(error)
+        raise EndpointError(f"{files}: {words}") from error
 
 
 def _check_readable(path: str) -> None:
@@ -80,7 +88,7 @@ def describe_tls_error(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not believed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return error.reason.replace("_", " ").lower() if error.reason else "not what is needed"
+        return (error.reason or _SOURCE_LINE.sub("", str(error.args[-1]))).replace("_", " ").lower()
     return str(error)
 
 
@@ -183,7 +191,7 @@ def choose_client_context(
     Raises:
         EndpointError: options that do not fit the endpoint or each other.
     """
-    options = cafile is not None or insecure or certificate is not None
+    options = cafile is not None or insecure or certificate is not None or key is not None
     if not endpoint.is_secure:
         if options or given is not None:
             raise EndpointError(f"{endpoint}: {endpoint.scheme} speaks no TLS: write tls:// or https://")
@@ -192,6 +200,8 @@ def choose_client_context(
         if options:
             raise EndpointError(f"{endpoint}: a context is given: what it believes is said there")
         return given
+    if key is not None and certificate is None:
+        raise EndpointError(f"{key}: a key alone is of no use: name its certificate")
     context = make_client_context(cafile=cafile, insecure=insecure, certificate=certificate, key=key)
     if endpoint.is_http:
         context.set_alpn_protocols(["http/1.1"])

@@ -210,9 +210,9 @@ class TlsSocket:
         number: int = self.transport.fileno()
         return number
 
-    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
+    def setsockopt(self, level: int, option: int, value: bytes, /) -> None:
         """Set an option of the transport."""
-        self.transport.setsockopt(level, name, value)
+        self.transport.setsockopt(level, option, value)
 
     def getpeername(self) -> Any:
         """Return the peer's address."""
