@@ -139,6 +139,17 @@ def test_the_end_waits_for_room(side: Side) -> None:
     assert side.client.ended
 
 
+def test_a_part_of_what_tls_says_leaves_it_waiting(side: Side) -> None:
+    """A connection that has nothing else to send goes on watching for room."""
+    side.sock._unsent = b"answer"
+    side.transport.room = 3
+    with pytest.raises(BlockingIOError):
+        side.sock.send(b"")
+    side.transport.room = 3
+    assert side.sock.send(b"") == 0
+    assert side.transport.sent == b"answer"
+
+
 def test_closing_says_nothing(side: Side) -> None:
     """What is not shut down before is a truncation for the peer."""
     side.sock.send(b"part")

@@ -108,8 +108,14 @@ class TlsStream(trio.abc.HalfCloseableStream):
             with memoryview(data) as whole, whole.cast("B") as view:
                 for begin in range(0, len(view), SEND_BYTES):
                     with view[begin : begin + SEND_BYTES] as part:
-                        ciphertext = self._machine.encrypt(part)
+                        ciphertext = self._encrypt(part)
                     await self._send(ciphertext)
+
+    def _encrypt(self, part: memoryview) -> bytes:
+        try:
+            return self._machine.encrypt(part)
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError(describe_tls_error(error)) from error
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport takes something."""

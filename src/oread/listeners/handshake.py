@@ -78,7 +78,7 @@ class Handshake(Connection):
             machine = self._machine = TlsMachine(context, server_side=True)
         try:
             complete = machine.handshake(data)
-        except (ssl.SSLError, ValueError) as error:  # the latter: an embedder's context that does not fit
+        except ssl.SSLError as error:
             self._fail(machine, error)
             return
         answer = machine.take()
@@ -102,9 +102,8 @@ class Handshake(Connection):
             self.write(PLAIN_HTTP_REPLY)
         self.finish_writing()
 
-    def _fail(self, machine: TlsMachine, error: Exception) -> None:
-        reason = error.reason if isinstance(error, ssl.SSLError) else None
-        self._owner.count(_REASONS.get(reason or "", "tls_handshake"))
+    def _fail(self, machine: TlsMachine, error: ssl.SSLError) -> None:
+        self._owner.count(_REASONS.get(error.reason or "", "tls_handshake"))
         log.debug(
             "%s: no handshake with %s: %s", self._owner.endpoint, self.peer(), describe_tls_error(error)
         )

@@ -121,16 +121,22 @@ class TlsSocket:
             raise
         if machine.failed is not None:
             self._fail(machine.failed)
-        elif machine.has_output:
+            return data
+        if machine.has_output:
             self._answer()
-        if machine.ended or machine.failed is not None:
-            with contextlib.suppress(OSError):  # reset meanwhile: the next read tells
-                self.transport.shutdown(socket.SHUT_RD)
+        if machine.ended:
+            self._make_readable()
         return data
+
+    def _make_readable(self) -> None:
+        """Have the poller report the descriptor, whose next read tells the end."""
+        with contextlib.suppress(OSError):  # reset meanwhile: the next read tells
+            self.transport.shutdown(socket.SHUT_RD)
 
     def _fail(self, error: ssl.SSLError) -> None:
         """Count what the peer did, and tell it if the kernel takes the alert."""
         self._machine.failed = error
+        self._make_readable()
         self._count("tls_error")
         self._unsent += self._machine.take()
         with contextlib.suppress(OSError):
@@ -157,8 +163,10 @@ class TlsSocket:
         """
         if self._unsent:
             self._flush()
+            if self._unsent and data:
+                return 0  # some was taken, which is progress
             if self._unsent:
-                return 0
+                raise BlockingIOError("what TLS has to say is not taken in full")
             if self._owed:
                 sent, self._owed = self._owed, 0
                 return sent
