@@ -301,6 +301,23 @@ def _read(tls: ssl.SSLObject) -> bytes:
         return b""
 
 
+@pytest.mark.parametrize("size", [1, 478, 479, 480, 958, 16_384, 16_385, 65_535, 200_000])
+async def test_messages_of_any_size_are_served_whole(
+    serve_memory: Any, open_memory: Any, loopback_pem: str, size: int
+) -> None:
+    """Nothing that is decrypted waits for a readiness that never comes."""
+    async with (
+        serve_memory(f"tls://:0/bytes?cert={loopback_pem}") as memory,
+        await open_memory(memory) as client, trio.open_nursery() as nursery,
+    ):
+        for _ in range(3):
+            nursery.start_soon(client.send_all, b"x" * size)
+            received = 0
+            while received < size:
+                received += len(await client.receive_some())
+            assert received == size
+
+
 async def test_a_slow_reader_gets_everything(
     registry: oread.Registry, serve_memory: Any, open_memory: Any, loopback_pem: str
 ) -> None:

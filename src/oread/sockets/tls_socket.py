@@ -86,6 +86,9 @@ class TlsSocket:
     def recv(self, size: int, /) -> bytes:
         """Return plaintext; raise BlockingIOError when none is complete.
 
+        What is left of a smaller read than 64 KiB is not told by a poller: who
+        waits for readiness reads on until it blocks, or 64 KiB in all.
+
         Raises:
             ConnectionResetError: the peer ended the transport, but not what it sent.
             OSError: the transport failed, or the peer broke the protocol.
