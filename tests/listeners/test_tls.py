@@ -308,7 +308,8 @@ async def test_messages_of_any_size_are_served_whole(
     """Nothing that is decrypted waits for a readiness that never comes."""
     async with (
         serve_memory(f"tls://:0/bytes?cert={loopback_pem}") as memory,
-        await open_memory(memory) as client, trio.open_nursery() as nursery,
+        await open_memory(memory) as client,
+        trio.open_nursery() as nursery,
     ):
         for _ in range(3):
             nursery.start_soon(client.send_all, b"x" * size)
