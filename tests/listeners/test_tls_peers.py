@@ -178,6 +178,27 @@ async def test_curl_speaks_https(client: Client) -> None:
     )
 
 
+@pytest.mark.parametrize("version", ["--http1.0", "--http1.1"])
+async def test_curl_can_tell_a_broken_reply_from_a_whole_one(
+    client: Client, registry: oread.Registry, version: str
+) -> None:
+    """Ended by the connection or by chunks: a whole body is status 0, one that breaks off is not."""
+
+    @registry.on("stream/{count:path}")
+    async def stream(count: int) -> AsyncIterator[str]:
+        for index in range(count):
+            yield f"{index}\n"
+        if count > 2:
+            raise LookupError("on purpose")
+
+    need("curl")
+    command = ("curl", "-sS", version, "--cacert", client.ca)
+    assert await run((*command, f"https://{client.https}/stream/2")) == "0\n1\n"
+    cut_short = 18 if version == "--http1.1" else 56  # no last chunk, a reset
+    told = await run((*command, f"https://{client.https}/stream/3"), status=cut_short)
+    assert "curl: (" in told
+
+
 async def test_curl_without_tls_is_told(client: Client) -> None:
     """Plain HTTP to the TLS port gets a 400 in plain text."""
     need("curl")

@@ -60,10 +60,9 @@ def _load_chain(context: ssl.SSLContext, certificate: str, key: str | None) -> N
         context.load_cert_chain(certificate, key, password=_refuse_password)
     except (ssl.SSLError, ValueError) as error:
         files = certificate if key is None else f"{certificate}, {key}"
-        unreadable = (
-            isinstance(error, ssl.SSLError) and error.reason is None
-        )  # "PEM lib" tells nobody anything
-        words = "no certificate with its key in PEM" if unreadable else describe_tls_error(error)
+        words = describe_tls_error(error)
+        if isinstance(error, ssl.SSLError) and error.reason is None:  # "PEM lib", which tells nobody anything
+            words = "no certificate with its key in PEM"
         raise EndpointError(f"{files}: {words}") from error
 
 
