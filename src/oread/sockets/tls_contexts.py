@@ -61,7 +61,7 @@ def _load_chain(context: ssl.SSLContext, certificate: str, key: str | None) -> N
     except (ssl.SSLError, ValueError) as error:
         files = certificate if key is None else f"{certificate}, {key}"
         words = describe_tls_error(error)
-        if isinstance(error, ssl.SSLError) and error.reason is None:  # "PEM lib", which tells nobody anything
+        if isinstance(error, ssl.SSLError) and not error.reason:  # "PEM lib", which tells nobody anything
             words = "no certificate with its key in PEM"
         raise EndpointError(f"{files}: {words}") from error
 
