@@ -135,7 +135,7 @@ def https(server: Server, seconds: float) -> tuple[float, float]:
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"(\d+) requests in", told)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", told)
-    if found is None or rate is None or "Non-2xx" in told:
+    if found is None or found[1] == "0" or rate is None or "Non-2xx" in told:
         raise SystemExit(f"{server.peer.name}: {told}")
     return cpu_between(before, server.cpu_ns()) / 1000 / int(found[1]), float(rate[1])
 
