@@ -590,7 +590,7 @@ async def test_a_bad_file_is_refused_at_start_with_nothing_left_bound(
 async def test_a_reply_that_breaks_off_has_no_end(
     registry: oread.Registry, serve_memory: Any, open_memory: Any, loopback_pem: str
 ) -> None:
-    """The peer can tell it from a whole one: there is no close_notify."""
+    """The peer can tell it from a whole one: by a reset, which may take what it has not read."""
 
     @registry.on("breaks")
     def breaks() -> Iterator[bytes]:
@@ -604,7 +604,7 @@ async def test_a_reply_that_breaks_off_has_no_end(
         with pytest.raises(trio.BrokenResourceError):
             while True:
                 received += await client.receive_some()
-        assert received == b"first\n"
+        assert b"first\n".startswith(received)
         await trio.aclose_forcefully(client)
 
 
