@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
+import attrs
 import pytest
 import trio
+import trustme
 
 import oread
+from oread.sockets.tls_contexts import make_client_context
 from oread.testing import MemoryClient, MemoryNetwork
 
 
@@ -95,3 +101,50 @@ def serve_one(registry: oread.Registry) -> Callable[[str], AbstractAsyncContextM
             yield service
 
     return serve
+
+
+@attrs.frozen(kw_only=True)
+class TlsFiles:
+    """An authority's files, and what it has signed."""
+
+    authority: trustme.CA
+    folder: Path
+
+    @property
+    def ca(self) -> str:
+        """The authority's certificate."""
+        return str(self.folder / "ca.pem")
+
+    def issue(self, name: str, *names: str, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> str:
+        """Write a certificate with its key inside; return its path."""
+        path = self.folder / f"{name}.pem"
+        issued = self.authority.issue_cert(*names, key_type=key_type)
+        issued.private_key_and_cert_chain_pem.write_to_path(str(path))
+        return str(path)
+
+    def client_context(self) -> ssl.SSLContext:
+        """A client's context that believes the authority."""
+        return make_client_context(cafile=self.ca)
+
+
+@pytest.fixture(scope="session")
+def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    """One authority for all tests, with a certificate for loopback."""
+    files = TlsFiles(authority=trustme.CA(), folder=tmp_path_factory.mktemp("tls"))
+    files.authority.cert_pem.write_to_path(files.ca)
+    files.issue("loopback", "localhost", "127.0.0.1", "::1")
+    return files
+
+
+@pytest.fixture
+def tls_files(tls_folder: TlsFiles, tmp_path: Path) -> TlsFiles:
+    """The authority, and a folder of the test's own with its files."""
+    for name in ("ca.pem", "loopback.pem"):
+        shutil.copy(tls_folder.folder / name, tmp_path / name)
+    return attrs.evolve(tls_folder, folder=tmp_path)
+
+
+@pytest.fixture
+def loopback_pem(tls_files: TlsFiles) -> str:
+    """A certificate for localhost and the loopback addresses, with its key inside."""
+    return str(tls_files.folder / "loopback.pem")

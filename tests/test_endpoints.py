@@ -8,7 +8,7 @@ import pytest
 
 from oread.endpoints import Endpoint
 from oread.errors import EndpointError
-from oread.limits import HttpLimits, StreamLimits
+from oread.limits import HttpLimits, HttpsLimits, StreamLimits, TlsLimits
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ from oread.limits import HttpLimits, StreamLimits
         "unix:///run/oread.sock?event=echo",
         "udp://239.255.70.7:7008/echo?interface=eth0&source=10.0.0.1",
         "http://127.0.0.1:7080",
+        "tls://127.0.0.1:7443/echo?framing=lines&cert=a.pem&key=a.key&cert=b.pem&key=b.key",
+        "https://127.0.0.1:7443?cert=c.pem&client_ca=ca.pem&client_cert=optional&rpc=/rpc",
     ],
 )
 def test_url_reads_and_writes_back(url: str) -> None:
@@ -41,9 +43,28 @@ def test_limits_are_options_by_their_field_name() -> None:
     assert isinstance(Endpoint.parse("http://:1").limits, HttpLimits)
 
 
+def test_certificates_are_pairs_in_their_order() -> None:
+    """`cert` and `key` are the only options that may be given several times."""
+    endpoint = Endpoint.parse("tls://:1/e?cert=a.pem&key=a.key&cert=b.pem&key=b.key&handshake_seconds=3")
+    assert (endpoint.cert, endpoint.key) == (("a.pem", "b.pem"), ("a.key", "b.key"))
+    assert endpoint.limits == TlsLimits(handshake_seconds=3)
+    assert Endpoint.parse("https://example.org").port == 443
+    assert isinstance(Endpoint.parse("https://:1?cert=a.pem").limits, HttpsLimits)
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
+        ("tls://:1/e?cert=a.pem&cert=b.pem&key=b.key", "each cert=FILE needs its key=FILE"),
+        ("tls://:1/e?key=b.key", "each cert=FILE needs its key=FILE"),
+        ("tls://:1/e?cert=", "must not be empty"),
+        ("tls://:1/e?cert=a.pem&client_cert=optional", "client_cert needs client_ca"),
+        ("tls://:1/e?client_ca=a.pem", "client_ca needs cert"),
+        ("https://:1?cert=a.pem&client_ca=b.pem&client_cert=never", "must be required or optional"),
+        ("https://:1/path?cert=a.pem", "an https endpoint has no path"),
+        ("tls://:1?cert=a.pem", "an event is needed: tls://"),
+        ("tcp://:1/e?cert=a.pem", "unknown option 'cert'"),
+        ("tcp://:1/e?handshake_seconds=1", "unknown option 'handshake_seconds'"),
         ("ftp://a:1/x", "scheme must be one of"),
         ("tcp://127.0.0.1/echo", "a port is needed"),
         ("tcp://127.0.0.1:99999/echo", "Port out of range"),

@@ -22,14 +22,22 @@ NAMES = [
         "Endpoint",
         "EndpointError",
     ),
-    *("HandlerCancelled", "HandlerError", "HandlerInfo", "Headers", "HttpLimits", "HttpRequest"),
+    *(
+        "HandlerCancelled",
+        "HandlerError",
+        "HandlerInfo",
+        "Headers",
+        "HttpLimits",
+        "HttpRequest",
+        "HttpsLimits",
+    ),
     *("HttpResponse", "ItemStream", "Message", "MessageError", "NotAllowed", "NotFound", "OreadError"),
     "Peer",
     *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service"),
     *("SequenceStatistics", "SequenceTracker"),
     *("DatagramCounters", "Datagrams", "Received", "open_datagram"),
     *("Statistics", "StreamLimits"),
-    *("TimedOut", "TooLarge", "connect", "open_service", "serve"),
+    *("TimedOut", "TlsLimits", "TooLarge", "connect", "open_service", "serve"),
 ]
 
 

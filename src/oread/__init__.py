@@ -25,7 +25,7 @@ from oread.errors import (
     TimedOut,
     TooLarge,
 )
-from oread.limits import DatagramLimits, HttpLimits, StreamLimits
+from oread.limits import DatagramLimits, HttpLimits, HttpsLimits, StreamLimits, TlsLimits
 from oread.messages import Datagram, Headers, HttpRequest, HttpResponse, Message, Peer, Reply, ServerSentEvent
 from oread.protocols.sequence import SequenceStatistics, SequenceTracker
 from oread.registry import (
@@ -66,6 +66,7 @@ __all__ = [
     "HttpLimits",
     "HttpRequest",
     "HttpResponse",
+    "HttpsLimits",
     "ItemStream",
     "Message",
     "MessageError",
@@ -88,6 +89,7 @@ __all__ = [
     "SubscriptionOverflow",
     "SubscriptionStatistics",
     "TimedOut",
+    "TlsLimits",
     "TooLarge",
     "connect",
     "open_datagram",

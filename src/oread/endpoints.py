@@ -16,16 +16,23 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import attrs
 
 from oread.errors import EndpointError
-from oread.limits import DatagramLimits, HttpLimits, Limits, StreamLimits
+from oread.limits import DatagramLimits, HttpLimits, HttpsLimits, Limits, StreamLimits, TlsLimits
 from oread.messages import format_address
 
 LIMITS: Mapping[str, type[Limits]] = {
     "tcp": StreamLimits,
     "unix": StreamLimits,
     "http": HttpLimits,
+    "tls": TlsLimits,
+    "https": HttpsLimits,
     "udp": DatagramLimits,
 }
 """The schemes that are served, and the limits of each."""
+
+SECURE = ("tls", "https")
+"""Schemes that speak TLS."""
+HTTP_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+"""Schemes that speak HTTP, and their ports where the URL has none."""
 
 JSONRPC = "jsonrpc"
 """The framing of documents that name their events."""
@@ -68,15 +75,25 @@ _STREAM_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "reuse_port": _boolean,
     "failure": _one_of(*FAILURE_POLICIES),
 }
+_HTTP_OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "reuse_port": _boolean,
+    "openapi": _boolean,
+    "rpc": _path,
+    "failure": _one_of(*FAILURE_POLICIES),
+}
+_REPEATED = ("cert", "key")
+"""Options that may be given several times."""
+_TLS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    **dict.fromkeys(_REPEATED, _text),
+    "client_ca": _text,
+    "client_cert": _one_of("required", "optional"),
+}
 OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
     "tcp": _STREAM_OPTIONS,
     "unix": {name: _STREAM_OPTIONS[name] for name in ("framing", "failure")} | {"event": _text},
-    "http": {
-        "reuse_port": _boolean,
-        "openapi": _boolean,
-        "rpc": _path,
-        "failure": _STREAM_OPTIONS["failure"],
-    },
+    "http": _HTTP_OPTIONS,
+    "tls": {**_STREAM_OPTIONS, **_TLS_OPTIONS},
+    "https": {**_HTTP_OPTIONS, **_TLS_OPTIONS},
     "udp": {
         "framing": _one_of("raw", JSONRPC),
         "reply": _one_of("none", "unicast"),
@@ -106,13 +123,13 @@ class Endpoint:
     port: int = 0
     """0 lets the kernel pick one."""
     event: str = ""
-    """The event that every message is dispatched under; empty where each names its own: `http`, `jsonrpc`."""
+    """The event that every message is dispatched under; empty where each names its own: HTTP, `jsonrpc`."""
     limits: Limits
     framing: str = "raw"
     rpc: str | None = None
-    """Of `http`: the path where JSON-RPC is served."""
+    """Of HTTP: the path where JSON-RPC is served."""
     openapi: bool = False
-    """Of `http`: whether GET /openapi.json describes what is served."""
+    """Of HTTP: whether GET /openapi.json describes what is served."""
     reply: str | None = None
     """`none` or `unicast`; None is the default of the address's mode."""
     interface: str | None = None
@@ -125,6 +142,14 @@ class Endpoint:
     """Of `udp`: the type of the number that every payload begins with: `u16`, `u32` or `u64`."""
     failure: str = "isolate"
     """One of `FAILURE_POLICIES`."""
+    cert: tuple[str, ...] = ()
+    """Of TLS: files of certificates with their chains (PEM); the first is for names that none is for."""
+    key: tuple[str, ...] = ()
+    """Of TLS: the file of each certificate's key; none when they are in the same files."""
+    client_ca: str | None = None
+    """Of TLS: the file of the authorities that sign clients' certificates."""
+    client_cert: str | None = None
+    """Of TLS: `required` or `optional`; with authorities the default is `required`."""
     query: str = ""
     """The options as they were written."""
 
@@ -150,21 +175,32 @@ class Endpoint:
         if parts.username is not None or parts.password is not None or parts.fragment or "#" in url:
             raise EndpointError(f"{url!r}: an endpoint has no user name and no fragment")
         options = _read_options(url, scheme, parts.query)
-        event = unquote(parts.path[1:]) if scheme in ("tcp", "udp") else str(options.pop("event", ""))
+        _check_certificates(url, options)
+        event = unquote(parts.path[1:]) if scheme in ("tcp", "tls", "udp") else str(options.pop("event", ""))
         if scheme == "unix":
             _check_unix(url, parts.netloc, parts.path)
             host, port = unquote(parts.path), 0
-        elif scheme == "http":
-            port = 80 if port is None else port
+        elif scheme in HTTP_PORTS:
+            port = HTTP_PORTS[scheme] if port is None else port
             if parts.path not in ("", "/") and not calling:
                 raise EndpointError(
-                    f"{url!r}: an http endpoint has no path; the path of each request names its event"
+                    f"{url!r}: an {scheme} endpoint has no path; the path of each request names its event"
                 )
         if port is None:
             raise EndpointError(f"{url!r}: a port is needed (0 picks a free one)")
         if not calling:
             _check_event(url, scheme, event, options)
         return cls(scheme=scheme, host=host or LOOPBACK, port=port, event=event, query=parts.query, **options)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.scheme in SECURE
+
+    @property
+    def is_http(self) -> bool:
+        """Whether HTTP is spoken."""
+        return self.scheme in HTTP_PORTS
 
     @property
     def address(self) -> str:
@@ -186,7 +222,7 @@ def _check_unix(url: str, netloc: str, path: str) -> None:
 
 def _check_event(url: str, scheme: str, event: str, options: Mapping[str, Any]) -> None:
     """Refuse an event where each message names its own, and its absence elsewhere."""
-    names_own = scheme == "http" or options.get("framing") == JSONRPC
+    names_own = scheme in HTTP_PORTS or options.get("framing") == JSONRPC
     if event and names_own:
         raise EndpointError(f"{url!r}: with framing=jsonrpc the method of each call names its event")
     if not event and not names_own:
@@ -194,6 +230,16 @@ def _check_event(url: str, scheme: str, event: str, options: Mapping[str, Any]) 
         raise EndpointError(f"{url!r}: an event is needed: {scheme}://...{where}")
     if names_own and "sequence" in options:
         raise EndpointError(f"{url!r}: a JSON-RPC document has no number before it; leave sequence out")
+
+
+def _check_certificates(url: str, options: Mapping[str, Any]) -> None:
+    certificates, keys = len(options.get("cert", ())), len(options.get("key", ()))
+    if keys not in (0, certificates):
+        raise EndpointError(f"{url!r}: each cert=FILE needs its key=FILE, unless all have their keys inside")
+    if options.get("client_cert") and not options.get("client_ca"):
+        raise EndpointError(f"{url!r}: client_cert needs client_ca=FILE, which says whom to believe")
+    if options.get("client_ca") and not certificates:
+        raise EndpointError(f"{url!r}: client_ca needs cert=FILE: a given context has its own authorities")
 
 
 def _read_options(url: str, scheme: str, query: str) -> dict[str, Any]:
@@ -211,10 +257,11 @@ def _read_options(url: str, scheme: str, query: str) -> dict[str, Any]:
     for name, text in pairs:
         if name not in known:
             raise EndpointError(f"{url!r}: unknown option {name!r}; {scheme} has {', '.join(sorted(known))}")
-        if name in options:
+        if name in options and name not in _REPEATED:
             raise EndpointError(f"{url!r}: option {name!r} is given twice")
         try:
-            options[name] = known[name](text)
+            value = known[name](text)
+            options[name] = (*options.get(name, ()), value) if name in _REPEATED else value
         except ValueError as error:
             raise EndpointError(f"{url!r}: option {name}={text!r}: {error}") from error
     limits = {name: options.pop(name) for name in bounds if name in options}

@@ -166,7 +166,9 @@ def _describe(message: Message) -> dict[str, Any]:
     elif isinstance(message, Datagram):
         seen |= {name: getattr(message, name) for name in ("mode", "interface", "ttl", "timestamp")}
     elif message.transport_info:
-        seen["tcp_info"] = dict(message.transport_info)
+        seen["tcp_info"] = {name: value for name, value in message.transport_info.items() if name != "tls"}
+    if "tls" in message.transport_info:
+        seen["tls"] = dict(message.transport_info["tls"])
     return seen
 
 

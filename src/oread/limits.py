@@ -97,6 +97,26 @@ class HttpLimits(StreamLimits):
     """From a peer's FIN to the cancelling of the handler that works for it."""
 
 
+def _handshake_seconds() -> Any:
+    return _seconds(10.0)
+
+
+@attrs.frozen(kw_only=True)
+class TlsLimits(StreamLimits):
+    """Bounds of one `tls` endpoint."""
+
+    handshake_seconds: float = _handshake_seconds()
+    """From accept to the end of the TLS handshake; then a silent close (Go and nginx allow more)."""
+
+
+@attrs.frozen(kw_only=True)
+class HttpsLimits(HttpLimits):
+    """Bounds of one `https` endpoint."""
+
+    handshake_seconds: float = _handshake_seconds()
+    """From accept to the end of the TLS handshake; `first_byte_seconds` begin behind it."""
+
+
 @attrs.frozen(kw_only=True)
 class DatagramLimits:
     """Bounds of one `udp` endpoint, of which most keep it from being abused."""

@@ -105,7 +105,7 @@ class Message:
     data: bytes
     """The payload; an HTTP request's body."""
     transport: str = "memory"
-    """`tcp`, `unix`, `http`, `udp` or `memory`."""
+    """`tcp`, `unix`, `http`, `tls`, `https`, `udp` or `memory`."""
     captures: Mapping[str, str] = attrs.field(factory=dict)
     received: float = 0.0
     """When it was read, on Trio's clock."""
@@ -129,7 +129,7 @@ class Message:
 
     @property
     def transport_info(self) -> Mapping[str, Any]:
-        """What the kernel knows of the connection: TCP_INFO for TCP, else empty."""
+        """What is known of the connection: TCP_INFO, and under `tls` version, cipher, certificate."""
         info: Mapping[str, Any] = _settle(self, "_transport_info")
         return info
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -161,6 +162,7 @@ async def open_service(
     *endpoints: str | Endpoint | Bound,
     poller: Poller | None = None,
     stall_seconds: float = STALL_SECONDS,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Service]:
     """Serve a registry on these endpoints for the length of the block.
 
@@ -173,6 +175,8 @@ async def open_service(
         stall_seconds: how long an inline handler may hold up all others before
             it is named in the log, in real time whatever the clock; looked at
             by a thread, which `math.inf` does without.
+        tls: a server's context, for `tls` and `https` endpoints without
+            `cert=`; used as it is, and stays the caller's.
 
     Raises:
         EndpointError: a URL or option that can't be used.
@@ -192,6 +196,7 @@ async def open_service(
         context=context,
         failures=Failures(reactor, registry),
         room=descriptor_room(),
+        tls=tls,
     )
     watchdog = Watchdog(reactor, stall_seconds)
     body_error: BaseException | None = None
@@ -285,7 +290,7 @@ def _make_listener(runtime: Runtime, endpoint: Endpoint, sockets: Sequence[Any])
         _check_listening(endpoint, sock)
         sock.setblocking(False)
     bound = _as_bound(endpoint, sockets[0].getsockname())
-    if endpoint.scheme == "http":
+    if endpoint.is_http:
         make_http = HttpListener if endpoint.rpc is None else JsonRpcHttpListener
         return make_http(runtime, bound, sockets)
     make_streams = JsonRpcListener if endpoint.framing == JSONRPC else StreamListener
@@ -357,6 +362,7 @@ async def serve(
     registry: Registry,
     *endpoints: str | Endpoint | Bound,
     stall_seconds: float = STALL_SECONDS,
+    tls: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a registry until cancelled, or until the service has been drained.
@@ -367,6 +373,7 @@ async def serve(
         registry: may be changed while it is served.
         endpoints: URLs, `Endpoint`s, or sockets already open as `Bound`.
         stall_seconds: as in `open_service`.
+        tls: as in `open_service`.
         task_status: is given the `Service` once everything is bound.
 
     Raises:
@@ -374,6 +381,6 @@ async def serve(
 
     Cancellation: as leaving `open_service`.
     """
-    async with open_service(registry, *endpoints, stall_seconds=stall_seconds) as service:
+    async with open_service(registry, *endpoints, stall_seconds=stall_seconds, tls=tls) as service:
         task_status.started(service)
         await service.wait_drained()

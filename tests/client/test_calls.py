@@ -256,7 +256,7 @@ def test_an_http_url_keeps_path_and_query(url: str, host_field: str, request_tar
         "http:///echo",
         "http://127.0.0.1/#x",
         "http://user@127.0.0.1/",
-        "https://127.0.0.1/",
+        "ftp://127.0.0.1/",
         "echo",
         "http://[::1/",
     ],

@@ -88,6 +88,12 @@ def test_the_demo_set_stays_on_loopback() -> None:
         ),
         ("http://127.0.0.1:7080", "curl http://127.0.0.1:7080/"),
         ("http://[::]:7080", "curl 'http://[::1]:7080/'"),
+        ("https://0.0.0.0:7443?cert=c.pem", "curl -k https://127.0.0.1:7443/"),
+        ("tls://:7443/echo?cert=c.pem", "oread call --insecure tls://127.0.0.1:7443 hello"),
+        (
+            "tls://[::]:7443/echo?framing=length&cert=c.pem",
+            "oread call --insecure 'tls://[::1]:7443?framing=length' hello",
+        ),
     ],
 )
 def test_the_hint_fits_the_endpoint(url: str, hint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -17,6 +18,7 @@ from oread.client import LIMIT_BYTES, Target, call_datagram, call_http, call_str
 from oread.errors import MessageError, TooLarge
 from oread.messages import Datagram
 from oread.protocols.http1_client import ClientResponse
+from oread.sockets.tls_contexts import choose_client_context
 
 STREAM_WAIT_SECONDS = 10.0
 """For tcp, unix and http, when --wait does not say."""
@@ -38,35 +40,55 @@ BODY_TYPE = (("Content-Type", "application/octet-stream"),)
     help=f"Longest time for it all. [default: {STREAM_WAIT_SECONDS:g}; udp: {DATAGRAM_WAIT_SECONDS:g}]",
 )
 @click.option("--method", help="HTTP only. [default: POST with DATA, else GET]")
+@click.option("--ca", "cafile", metavar="FILE", help="TLS: believe these authorities, not the system's.")
+@click.option("--insecure", is_flag=True, help="TLS: verify nothing; whoever answers is talked to.")
+@click.option(
+    "--cert", "certificate", metavar="FILE", help="TLS: one's own certificate, where one is asked for."
+)
+@click.option("--key", metavar="FILE", help="TLS: the key of --cert, if it is not in the same file.")
 @click.option("-v", "--verbose", is_flag=True, help="Say who answered; HTTP: status and fields, on stderr.")
-def call(url: str, data: str | None, wait_seconds: float | None, method: str | None, *, verbose: bool) -> int:
+def call(
+    url: str,
+    data: str | None,
+    wait_seconds: float | None,
+    method: str | None,
+    *,
+    verbose: bool,
+    cafile: str | None,
+    insecure: bool,
+    certificate: str | None,
+    key: str | None,
+) -> int:
     """Send DATA to an endpoint and print what comes back.
 
     DATA is read from standard input when it is "-", or when it is not given
     and the input is not a terminal.
 
-    tcp, unix: closes its sending side behind DATA, then prints until the peer
+    tcp, tls, unix: closes its sending side behind DATA, then prints until the peer
     ends its own, or until --wait. What is named behind the port is ignored.
 
     udp: one datagram, one reply. From a group or broadcast address every
     reply within --wait is printed, with its sender when there are several.
 
-    http: one request; a status other than 2xx is exit status 1.
+    http, https: one request; a status other than 2xx is exit status 1.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as nc and curl: there is nothing to clean up
     target = parse_target(url)
     scheme = target.endpoint.scheme
-    if method is not None and scheme != "http":
+    if method is not None and not target.endpoint.is_http:
         raise click.UsageError(f"--method is for http only, not for {scheme}", click.get_current_context())
+    tls = choose_client_context(
+        target.endpoint, cafile=cafile, insecure=insecure, certificate=certificate, key=key
+    )
     payload = _read_payload(data)
     default = DATAGRAM_WAIT_SECONDS if scheme == "udp" else STREAM_WAIT_SECONDS
     wait_seconds = default if wait_seconds is None else wait_seconds
-    if scheme == "http":
+    if target.endpoint.is_http:
         chosen = method or ("POST" if payload else "GET")
-        return _run(url, _call_http(url, target, payload, chosen, wait_seconds, verbose=verbose))
+        return _run(url, _call_http(url, target, payload, chosen, wait_seconds, verbose=verbose, tls=tls))
     if scheme == "udp":
         return _run(url, _call_datagram(url, target, payload, wait_seconds, verbose=verbose))
-    return _run(url, _call_stream(url, target, payload, wait_seconds))
+    return _run(url, _call_stream(url, target, payload, wait_seconds, tls))
 
 
 def _read_payload(data: str | None) -> bytes:
@@ -110,7 +132,9 @@ def _silent(url: str, wait_seconds: float) -> PeerError:
     return PeerError(f"{url}: no answer within {wait_seconds:g} s", "give it longer with --wait")
 
 
-async def _call_stream(url: str, target: Target, payload: bytes, wait_seconds: float) -> int:
+async def _call_stream(
+    url: str, target: Target, payload: bytes, wait_seconds: float, tls: ssl.SSLContext | None
+) -> int:
     received_bytes = 0
 
     def receive(chunk: bytes) -> None:
@@ -119,7 +143,7 @@ async def _call_stream(url: str, target: Target, payload: bytes, wait_seconds: f
         _write(chunk)
 
     with trio.move_on_after(wait_seconds) as scope:
-        await call_stream(target.endpoint, payload, receive)
+        await call_stream(target.endpoint, payload, receive, tls=tls)
     if scope.cancelled_caught and not received_bytes:
         raise _silent(url, wait_seconds)
     return 0
@@ -142,12 +166,23 @@ async def _call_datagram(
 
 
 async def _call_http(
-    url: str, target: Target, payload: bytes, method: str, wait_seconds: float, *, verbose: bool
+    url: str,
+    target: Target,
+    payload: bytes,
+    method: str,
+    wait_seconds: float,
+    *,
+    verbose: bool,
+    tls: ssl.SSLContext | None,
 ) -> int:
     response: ClientResponse | None = None
     with trio.move_on_after(wait_seconds):
         try:
-            response = await call_http(target, payload, method=method, headers=BODY_TYPE if payload else ())
+            response = await call_http(
+                target, payload, method=method, headers=BODY_TYPE if payload else (), tls=tls
+            )
+        except ssl.SSLError:
+            raise  # one of a certificate is a ValueError, too
         except ValueError as error:
             raise click.UsageError(str(error)) from error
     if response is None:

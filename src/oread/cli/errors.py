@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Mapping
 
 import click
+
+from oread.sockets.tls_contexts import describe_tls_error
 
 _LISTENING: Mapping[int, str] = {
     errno.EADDRINUSE: "stop who has it, or name another port (0 picks a free one)",
@@ -62,6 +65,11 @@ def explain_listening(error: OSError) -> CommandError:
 
 def explain_dialling(url: str, error: OSError) -> CommandError:
     """Say why a peer can't be reached."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        advice = "name its authority with --ca FILE, or --insecure to verify nothing"
+        return PeerError(f"{url}: {describe_tls_error(error)}", advice)
+    if isinstance(error, ssl.SSLError):
+        return PeerError(f"{url}: no TLS with it: {describe_tls_error(error)}", "check scheme and port")
     kind = CommandError if error.errno in (errno.ENODEV, errno.EMSGSIZE) else PeerError
     return kind(f"{url}: {_words(error)}", _advice(error, _DIALLING))
 

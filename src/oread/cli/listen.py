@@ -122,7 +122,7 @@ def _parse(url: str) -> Endpoint:
         raise click.UsageError(
             "framing=jsonrpc has no messages to print: use lines", click.get_current_context()
         )
-    if endpoint.scheme == "http":
+    if endpoint.is_http:
         return Endpoint.parse(url)
     if endpoint.scheme == "udp":
         # As a listener on the wire would: what this machine sends as well.

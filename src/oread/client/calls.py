@@ -8,6 +8,7 @@ Not here: connection reuse, redirects, and where the bytes go (the caller).
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
 
 import trio
@@ -16,6 +17,7 @@ from oread.client.destinations import Surroundings, find_destination
 from oread.client.mailbox import ask_all, open_mailbox_to
 from oread.client.sending import LIMIT_BYTES, BoundedReader, sending
 from oread.client.target import Target
+from oread.client.tls import dial
 from oread.endpoints import Endpoint
 from oread.errors import BadRequest
 from oread.limits import HttpLimits
@@ -23,15 +25,20 @@ from oread.messages import Datagram
 from oread.protocols.framing import FRAMINGS
 from oread.protocols.http1_client import ClientResponse, HttpClientProtocol, encode_request
 from oread.protocols.http1_lines import Refusal
-from oread.sockets.dialling import dial_stream
 
 RESPONDERS = 4_096
 """Answers to one group or broadcast call that are taken; a /20 of machines."""
 HTTP_LIMITS = HttpLimits(body_bytes=LIMIT_BYTES)
 
 
-async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes], object]) -> None:
-    """Send over TCP or a Unix socket, half-close, receive until the end.
+async def call_stream(
+    endpoint: Endpoint,
+    data: bytes,
+    receive: Callable[[bytes], object],
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Send over TCP, TLS or a Unix socket, half-close, receive until the end.
 
     With `framing=length` the data is framed, and so is what comes back.
 
@@ -39,6 +46,7 @@ async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes]
         endpoint: its event is ignored: the listening side knows it.
         data: sent as it is.
         receive: is called with the bytes of each read, or with each message.
+        tls: a client's context, for `tls` endpoints.
 
     Raises:
         OSError, trio.BrokenResourceError: the peer can't be reached or broke off.
@@ -49,7 +57,7 @@ async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes]
     machine = FRAMINGS["length"](LIMIT_BYTES) if endpoint.framing == "length" else None
     if machine is not None:
         data = machine.encode(data)
-    async with await dial_stream(endpoint) as stream, sending(stream, data) as sent:
+    async with await dial(endpoint, tls) as stream, sending(stream, data) as sent:
         reader = BoundedReader(stream)
         while chunk := await reader.read():
             message: bytes | None = chunk if machine is None else machine.receive(chunk)
@@ -63,7 +71,12 @@ async def call_stream(endpoint: Endpoint, data: bytes, receive: Callable[[bytes]
 
 
 async def call_http(
-    target: Target, data: bytes, *, method: str, headers: Sequence[tuple[str, str]] = ()
+    target: Target,
+    data: bytes,
+    *,
+    method: str,
+    headers: Sequence[tuple[str, str]] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> ClientResponse:
     """Send one HTTP/1.1 request on a connection of its own.
 
@@ -72,6 +85,7 @@ async def call_http(
         data: the body; empty is none.
         method: a token, in the case it is to be sent.
         headers: more fields; those that frame or address are the engine's.
+        tls: a client's context, for `https`.
 
     Raises:
         ValueError: method, path or fields can't be sent as they are.
@@ -82,7 +96,7 @@ async def call_http(
     """
     request = encode_request(method, target.request_target, target.host_field, data, headers)
     machine = HttpClientProtocol(HTTP_LIMITS, method)
-    async with await dial_stream(target.endpoint) as stream, sending(stream, request, half_close=False):
+    async with await dial(target.endpoint, tls) as stream, sending(stream, request, half_close=False):
         reader, response = BoundedReader(stream), None
         while response is None:
             chunk = await reader.read()

@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
@@ -29,10 +31,11 @@ from oread.client.payloads import Payload, make_reader, write_payload
 from oread.client.sending import LIMIT_BYTES
 from oread.client.streams import FramedChannel, RawChannel
 from oread.client.target import Target, parse_target
+from oread.client.tls import dial as dial_endpoint
 from oread.endpoints import Endpoint
 from oread.errors import MessageError, NotFound, TimedOut
 from oread.protocols.framing import FRAMINGS, Lines
-from oread.sockets.dialling import dial_stream
+from oread.sockets.tls_contexts import choose_client_context
 
 T = TypeVar("T")
 
@@ -270,7 +273,13 @@ def _until(deadline: float | None) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def connect(
-    url: str | Endpoint, *, method: str = "POST", headers: Sequence[tuple[str, str]] = ()
+    url: str | Endpoint,
+    *,
+    method: str = "POST",
+    headers: Sequence[tuple[str, str]] = (),
+    cafile: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Client]:
     """Connect to an endpoint for the length of the block.
 
@@ -278,21 +287,25 @@ async def connect(
             receipt = await client.call("order", Order(...), reply=Receipt, deadline=2)
 
     Args:
-        url: `tcp` or `unix` with `framing=raw`, `lines`, `length` or
-            `jsonrpc`; `http`, whose path goes before every event; `udp` to
-            one peer.
+        url: `tcp`, `tls` or `unix` with `framing=raw`, `lines`, `length` or
+            `jsonrpc`; `http` or `https`, whose path goes before every event;
+            `udp` to one peer.
         method: HTTP: of every request.
         headers: HTTP: more fields of every request, for example `Accept:
             text/event-stream` for streams.
+        cafile: TLS: believe these authorities (PEM), not the system's.
+        insecure: TLS: verify nothing; whoever answers is talked to.
+        tls: a client's context, instead of these two.
 
     Raises:
         EndpointError: the URL, the method or the fields can't be used.
-        OSError: the peer can't be reached.
+        OSError: the peer can't be reached; `ssl.SSLError`: is not believed.
 
     Cancellation: closes everything at once.
     """
     target = parse_target(str(url))
-    dial = functools.partial(dial_stream, target.endpoint)
+    context = choose_client_context(target.endpoint, tls, cafile=cafile, insecure=insecure)
+    dial = functools.partial(dial_endpoint, target.endpoint, context)
     async with connect_by(target, dial, method=method, headers=headers) as client:
         await client._channel.open()
         yield client
@@ -332,7 +345,7 @@ def _make_channel(
 ) -> Channel:
     endpoint = target.endpoint
     framing = endpoint.framing
-    if endpoint.scheme == "http":
+    if endpoint.is_http:
         return HttpChannel(target, dial, nursery, method=method, headers=headers)
     if endpoint.scheme == "udp":
         datagrams = DatagramChannel(endpoint)

@@ -131,7 +131,9 @@ class HttpChannel:
         return HttpItems(await self._dial(), request, self._method, self._nursery)
 
     async def finish(self) -> None:
-        """Do nothing: a request is always answered."""
+        """End the connection in order; a request is always answered."""
+        if self._stream is not None:
+            await self._stream.aclose()
 
     async def aclose(self) -> None:
         """Close the connection."""

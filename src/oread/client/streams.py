@@ -197,8 +197,10 @@ class FramedChannel:
         return StreamItems(await self._dial(), data, self._make_framing(), self._nursery)
 
     async def finish(self) -> None:
-        """Let what was told arrive."""
+        """Let what was told arrive, and end the connection of the calls in order."""
         await self._teller.finish()
+        if self._stream is not None:
+            await self._stream.aclose()
 
     async def aclose(self) -> None:
         """Close both connections."""

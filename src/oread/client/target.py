@@ -22,12 +22,12 @@ class Target:
 
 
 def parse_target(url: str) -> Target:
-    """Read the URL of a call; an http URL may have a path and a query.
+    """Read the URL of a call; that of HTTP may have a path and a query.
 
     Raises:
         EndpointError: one line that names the fault and what is allowed.
     """
-    if not url.lower().startswith("http:"):
+    if not url.lower().startswith(("http:", "https:")):
         return Target(endpoint=Endpoint.parse(url, calling=True))
     if "#" in url:
         raise EndpointError(f"{url!r}: a call has no fragment")
@@ -39,7 +39,7 @@ def parse_target(url: str) -> Target:
         raise EndpointError(f"{url!r}: a host is needed: http://127.0.0.1:7080/echo")
     query = f"?{parts.query}" if "?" in url else ""
     return Target(
-        endpoint=Endpoint.parse(f"http://{parts.netloc}", calling=True),
+        endpoint=Endpoint.parse(f"{parts.scheme}://{parts.netloc}", calling=True),
         host_field=parts.netloc,
         request_target=f"{parts.path or '/'}{query}",
     )

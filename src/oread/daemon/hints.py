@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from oread.daemon.demo import LOOPBACK_INTERFACE
 from oread.endpoints import JSONRPC, Endpoint
+from oread.messages import format_address
 from oread.registry import Registry
 from oread.sockets.interfaces import read_interfaces
 
@@ -21,8 +22,10 @@ def suggest_call(endpoint: Endpoint, registry: Registry) -> str:
         endpoint: as bound; a wildcard address is called by loopback.
         registry: says which event an http endpoint can be asked for.
     """
-    if endpoint.scheme == "http":
+    if endpoint.is_http:
         return _suggest_http(endpoint, registry)
+    if endpoint.scheme == "tls":
+        return _suggest_tls(endpoint, registry)
     text = _TRY if endpoint.framing != JSONRPC else shlex.quote(_write_request(registry))
     if endpoint.scheme == "unix":
         return f"echo {text} | nc -NU {shlex.quote(endpoint.host)}"
@@ -39,13 +42,22 @@ def _write_request(registry: Registry) -> str:
     return f'{{"jsonrpc": "2.0", "method": {json.dumps(event)}, "id": 1}}'
 
 
+def _suggest_tls(endpoint: Endpoint, registry: Registry) -> str:
+    """Return a call that verifies nothing: whom to believe is not known here."""
+    framing = f"?framing={endpoint.framing}" if endpoint.framing != "raw" else ""
+    url = f"tls://{format_address((_reachable(endpoint.host), endpoint.port))}{framing}"
+    text = _TRY if endpoint.framing != JSONRPC else shlex.quote(_write_request(registry))
+    return f"oread call --insecure {shlex.quote(url)} {text}"
+
+
 def _suggest_http(endpoint: Endpoint, registry: Registry) -> str:
     host = _reachable(endpoint.host)
-    url = f"http://[{host}]:{endpoint.port}" if ":" in host else f"http://{host}:{endpoint.port}"
+    url = f"{endpoint.scheme}://{format_address((host, endpoint.port))}"
+    curl = "curl -k" if endpoint.is_secure else "curl"  # whom to believe is not known here
     events = [event for event in registry.events() if "{" not in event]
     if "index" in events or not events:
-        return f"curl {shlex.quote(f'{url}/')}"
-    return f"curl -d {_TRY} {shlex.quote(f'{url}/{events[0]}')}"
+        return f"{curl} {shlex.quote(f'{url}/')}"
+    return f"{curl} -d {_TRY} {shlex.quote(f'{url}/{events[0]}')}"
 
 
 def _suggest_datagram(endpoint: Endpoint, host: str, text: str) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar
 
 from oread.listeners.roles import Owner, Socket, read_address
@@ -41,6 +41,8 @@ from oread.listeners.states import (
 )
 from oread.messages import Address, Peer
 from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE, Runner
+from oread.sockets.streams import tcp_info
+from oread.sockets.tls_socket import TlsSocket
 
 _NO_READ = INPUT_ENDED | FULL | CLOSING | MASKED | DEFERRED
 
@@ -103,6 +105,11 @@ class Connection:
         """Return the address that the peer connected to."""
         return read_address(self.socket.getsockname)
 
+    def transport_info(self) -> Mapping[str, Any]:
+        """Return what the kernel, and TLS, know of the connection."""
+        sock = self.socket
+        return sock.info() if isinstance(sock, TlsSocket) else tcp_info(sock)
+
     # what a subclass says
 
     def on_data(self, data: bytes) -> None:
@@ -136,6 +143,11 @@ class Connection:
     def cancel_handler(self) -> None:
         """Cancel what works for it, at the end of a drain."""
         self._owner.runners.cancel(self)
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it may give way at the cap."""
+        return False
 
     def in_exchange(self) -> bool:
         """Tell whether a message that has begun to come is not yet answered."""
@@ -350,13 +362,19 @@ class Connection:
         self.settle()
 
     def _shut_down(self) -> None:
-        if self.flags & INPUT_ENDED:
+        if self.flags & INPUT_ENDED and not isinstance(self.socket, TlsSocket):
             self.close()  # nothing can be unread, so no reset is provoked
             return
         try:
             self.socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            self.keep(b"")  # the last word of TLS waits for the peer
+            return
         except OSError:
             self.close()  # the peer has reset it meanwhile
+            return
+        if self.flags & INPUT_ENDED:
+            self.close()
             return
         self.flags = (self.flags | LINGERING) & ~MASKED
         self.progress = self._owner.reactor.tick()

@@ -92,11 +92,12 @@ class HttpConnection(StreamingHttpConnection):
         return HttpRequest(
             event=self._event(),
             data=bytes(data),
-            transport="http",
+            transport=self._owner.endpoint.scheme,
             captures=self.captures,
             received=self.received,
             peer=self.peer,
             local=self.local,
+            transport_info=self.transport_info,
             method=head.method,
             target=head.target,
             path=head.path,

@@ -49,7 +49,7 @@ class HttpListener(ConnectionListener):
         super().__init__(runtime, endpoint, sockets)
         self._date = b""
         self._date_ends = -math.inf
-        self._eldest: deque[tuple[float, HttpConnection]] = deque()
+        self._eldest: deque[tuple[float, Connection]] = deque()
         self._own: dict[str, Entry] = {"*": SERVER_OPTIONS}
         if endpoint.openapi:
             self._own[f"/{EVENT}"] = make_openapi_entry(runtime.registry)
@@ -108,6 +108,6 @@ class HttpListener(ConnectionListener):
                     self.count("evicted")
                     connection.close()
                     return True
-            idle = [item for item in self.connections if isinstance(item, HttpConnection) and item.evictable]
+            idle = [item for item in self.connections if item.evictable]
             self._eldest.extend(sorted(((item.received, item) for item in idle), key=lambda pair: pair[0]))
         return False

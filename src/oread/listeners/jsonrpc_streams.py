@@ -27,7 +27,6 @@ from oread.listeners.states import BUSY, CLOSED, CLOSING, DEFERRED, FULL, MASKED
 from oread.messages import Message
 from oread.protocols.framing import Lines
 from oread.protocols.jsonrpc import INVALID_REQUEST, NULL, Fault, encode_error
-from oread.sockets.streams import tcp_info
 
 
 class JsonRpcListener(ConnectionListener):
@@ -76,7 +75,7 @@ class JsonRpcConnection(Connection):
             received=self.received,
             peer=self.peer,
             local=self.local,
-            transport_info=lambda: tcp_info(self.socket),
+            transport_info=self.transport_info,
         )
 
     def report_call(self, event: str, failed: Failed) -> None:

@@ -13,11 +13,15 @@ from oread.errors import MessageError
 from oread.limits import StreamLimits
 from oread.listeners.acceptor import Acceptor, ListeningSocket
 from oread.listeners.connection import Connection
+from oread.listeners.handshake import Handshake
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import EndpointStatistics, Runtime, is_refusal
 from oread.listeners.states import BUSY
 from oread.messages import Peer
+from oread.reactor import READABLE
 from oread.sockets.streams import path_inode, remove_unix_path
+from oread.sockets.tls_contexts import Credentials
+from oread.sockets.tls_socket import TlsSocket
 
 QUEUED_AT_MOST = 4_096
 """Connections taken out of the kernel's queue when a drain begins (net.core.somaxconn's default)."""
@@ -29,6 +33,9 @@ class ConnectionListener:
     Args:
         endpoint: as bound, with its real port.
         sockets: non-blocking listening sockets; the listener closes them.
+
+    Raises:
+        EndpointError: of `tls` and `https`: a certificate is missing or of no use.
     """
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: Sequence[ListeningSocket]) -> None:
@@ -47,6 +54,9 @@ class ConnectionListener:
         self.leaving: set[Connection] = set()
         """Closed ones whose handler still runs: shielded, or cleaning up."""
         self.draining = False
+        self.credentials: Credentials | None = None
+        if endpoint.is_secure:
+            self.credentials = Credentials(endpoint, runtime.tls, self.count)
         self._unix_inode = path_inode(endpoint.host) if endpoint.scheme == "unix" else None
         self._acceptors = [
             Acceptor(
@@ -164,6 +174,16 @@ class ConnectionListener:
             self.leaving.add(connection)
         self._has_left()
 
+    def secured(self, handshake: Handshake, sock: TlsSocket) -> None:
+        """Serve what a handshake has made of its socket."""
+        self.connections.discard(handshake)
+        connection = self.make_connection(sock)
+        sock.keep = connection.keep
+        self.connections.add(connection)
+        connection.open()
+        if sock.begin():
+            connection.on_ready(READABLE)  # the poller does not know of what is decrypted already
+
     def release(self, connection: Connection) -> None:
         """Forget a closed connection whose handler has ended."""
         self.leaving.discard(connection)
@@ -182,7 +202,8 @@ class ConnectionListener:
     def _accept(self, sock: Socket) -> None:
         self.accepted += 1
         self.runtime.connections += 1
-        connection = self.make_connection(sock)
+        secure = self.credentials is not None
+        connection = Handshake(self, sock) if secure else self.make_connection(sock)
         self.connections.add(connection)
         connection.open()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import random
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -103,6 +104,8 @@ class Runtime:
     """Connections that all listeners may hold together (RLIMIT_NOFILE less a reserve)."""
     connections: int = 0
     """Connections that they hold now."""
+    tls: ssl.SSLContext | None = None
+    """What `tls` and `https` endpoints without files are served with."""
     waiting: set[Callable[[], None]] = attrs.field(factory=set)
     """To be called when one has closed: there is room again."""
     evictors: set[Callable[[], bool]] = attrs.field(factory=set)

@@ -7,7 +7,6 @@ what was sent before `aclose` is delivered by the connection's staged close.
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import socket
 from collections.abc import Coroutine
@@ -22,6 +21,7 @@ from oread.listeners.streams import EventOwner, StreamConnection
 from oread.listeners.waiter import Waiter
 from oread.messages import Address, Peer
 from oread.reactor import HANGUP
+from oread.sockets.exclusive import Exclusive
 
 
 def _is_broken(error: Exception) -> bool:
@@ -138,24 +138,6 @@ class SessionConnection(StreamConnection):
         self.writer.wake(error)
 
 
-class _Exclusive:
-    """Refuse a second task in the same operation, as Trio's own streams do."""
-
-    __slots__ = ("_held", "_what")
-
-    def __init__(self, what: str) -> None:
-        self._held = False
-        self._what = what
-
-    def __enter__(self) -> None:
-        if self._held:
-            raise trio.BusyResourceError(f"another task is already {self._what} this stream")
-        self._held = True
-
-    def __exit__(self, *_error: object) -> None:
-        self._held = False
-
-
 class SessionStream(trio.abc.HalfCloseableStream):
     """The stream that a session owns; closed when its handler returns.
 
@@ -164,8 +146,8 @@ class SessionStream(trio.abc.HalfCloseableStream):
 
     def __init__(self, connection: SessionConnection) -> None:
         self._connection = connection
-        self._receiving = _Exclusive("receiving from")
-        self._sending = _Exclusive("sending on")
+        self._receiving = Exclusive("receiving from")
+        self._sending = Exclusive("sending on")
         self._eof_sent = False
         self._closed = False
 
@@ -224,8 +206,19 @@ class SessionStream(trio.abc.HalfCloseableStream):
                 return
             await self._written()
             self._eof_sent = True
-            with contextlib.suppress(OSError):  # the peer has closed: it will hear nothing anyway
-                self._connection.socket.shutdown(socket.SHUT_WR)
+            while not self._end_sending():
+                await self._written()
+
+    def _end_sending(self) -> bool:
+        """End that direction; False when the last word of TLS waits for the peer."""
+        try:
+            self._connection.socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            self._connection.keep(b"")
+            return False
+        except OSError:
+            pass  # the peer has closed: it will hear nothing anyway
+        return True
 
     async def aclose(self) -> None:
         """Close; what was sent is still delivered, in the background.

@@ -35,7 +35,6 @@ from oread.messages import Message, ServerSentEvent
 from oread.protocols.framing import Framing
 from oread.reactor import READABLE
 from oread.registry import Slot
-from oread.sockets.streams import tcp_info
 
 MESSAGES_PER_LOOK = 16
 """Messages of one read that are served between two looks at the clock (0.04 µs each)."""
@@ -70,7 +69,7 @@ class StreamConnection(CallingConnection):
             received=self.received,
             peer=self.peer,
             local=self.local,
-            transport_info=lambda: tcp_info(self.socket),
+            transport_info=self.transport_info,
         )
 
     def report(self, failed: Failed) -> None:

@@ -2,7 +2,8 @@
 
 One module per question: `interfaces` (what does this address mean here?),
 `options` (which number has this socket option?), `datagrams` (open, join and
-answer by UDP), `streams` (listen by TCP and on Unix sockets).
+answer by UDP), `streams` (listen by TCP and on Unix sockets), `tls_contexts`
+(which certificates?), `tls_machine` (TLS without sockets), `tls_socket` (and with one).
 
 Not here: who reads the sockets (the listeners), and when (the reactor).
 """

@@ -107,10 +107,11 @@ class MemorySocket:
         self._network.notify()
         return sent
 
-    def shutdown(self, _how: int, /) -> None:
-        """End what is sent."""
+    def shutdown(self, how: int, /) -> None:
+        """End one direction."""
         self._check()
-        self._outgoing.ended = True
+        pipe = self._incoming if how == socket.SHUT_RD else self._outgoing
+        pipe.ended = True
         self._network.notify()
 
     def close(self) -> None:
