@@ -163,7 +163,8 @@ class Endpoint:
         """
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
+            # RFC 6874: the mark before an IPv6 zone is itself encoded.
+            host, port = (parts.hostname or "").replace("%25", "%"), parts.port
         except ValueError as error:
             raise EndpointError(f"{url!r}: {error}") from error
         scheme = parts.scheme
@@ -213,7 +214,8 @@ class Endpoint:
         if self.scheme == "unix":
             return f"unix://{quote(self.host)}?{self.query}"
         path = f"/{quote(self.event, safe='/{}:')}" if self.event else ""
-        return f"{self.scheme}://{self.address}{path}{'?' if self.query else ''}{self.query}"
+        address = self.address.replace("%", "%25")
+        return f"{self.scheme}://{address}{path}{'?' if self.query else ''}{self.query}"
 
 
 def _check_unix(url: str, netloc: str, path: str) -> None:

@@ -25,7 +25,7 @@ from oread.reactor import Runner, Timer
 from oread.registry import Slot
 from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import limits_of
-from oread.sockets.interfaces import read_client_ports, read_interfaces
+from oread.sockets.interfaces import Interfaces, read_client_ports, read_interfaces
 from oread.sockets.routes import Ancillary, Route, read_details
 
 
@@ -79,6 +79,11 @@ class Exchanges:
         self.on_idle = on_idle
         self._jobs: set[Arrival] = set()
         self._delayed: set[DelayedReply] = set()
+
+    def follow(self, interfaces: Interfaces) -> None:
+        """Judge by these interfaces from now on."""
+        self.interfaces = interfaces
+        self.sources = Sources(interfaces)
 
     def find_slot(self) -> Slot:
         """Return what always has the entry of the endpoint's event."""

@@ -40,6 +40,7 @@ REASONS: Mapping[str, str] = {
     "other_destination": "it was sent to a group, broadcast or interface that this endpoint does not serve",
     "own": "this service's own group or broadcast datagram came back; receive_own=true takes it",
     "busy": "in_flight async handlers were at work already",
+    "receive_full": "the receive buffer was full, so the kernel dropped it; see receive_buffer_bytes",
     "receive_failed": "the system reported an error instead of a datagram",
     # Heard, but not answered.
     "bad_request": "a handler refused it: no error is sent by UDP",

@@ -80,6 +80,7 @@ class Receiver:
         "_asks_details",
         "_batch",
         "_exchanges",
+        "_kernel_drops",
         "_most",
         "_own_route",
         "_recvmsg",
@@ -87,17 +88,18 @@ class Receiver:
         "_senders",
         "_sendmsg",
         "_sendto",
-        "_socket",
         "_turns_left",
         "messages",
         "port",
         "reading",
         "replies",
+        "socket",
     )
 
     def __init__(self, exchanges: Exchanges, opened: DatagramSocket) -> None:
         self._exchanges = exchanges
-        self._socket = opened
+        self.socket = opened
+        self._kernel_drops = 0
         memory = exchanges.runtime.batch_memory()
         self._batch: Batch = open_batch(opened.sock, exchanges.limits.datagram_bytes, memory)
         self._most = MOST_AT_ONCE
@@ -119,19 +121,25 @@ class Receiver:
         self.replies = 0
         self.reading = False
 
+    def kernel_drops(self) -> int:
+        """Return what the kernel dropped at this socket: nobody read it in time."""
+        if self.socket.sock.fileno() < 0:
+            return self._kernel_drops
+        return self.socket.kernel_drops()
+
     def start(self) -> None:
         """Read from now on."""
         runtime, wanted = self._exchanges.runtime, self._exchanges.limits.receive_buffer_bytes
-        if self._socket.receive_buffer_bytes < wanted:
+        if self.socket.receive_buffer_bytes < wanted:
             runtime.log.info(
                 "%s: the receive buffer has %d bytes, not %d (net.core.rmem_max): bursts are dropped earlier",
                 self._exchanges.endpoint,
-                self._socket.receive_buffer_bytes,
+                self.socket.receive_buffer_bytes,
                 wanted,
             )
         if self._exchanges.slot.entry.wants_message:
             self._ask_details()
-        runtime.reactor.add(self._socket.sock.fileno(), self.on_ready)
+        runtime.reactor.add(self.socket.sock.fileno(), self.on_ready)
         self.reading = True
 
     def begin_drain(self) -> None:
@@ -150,15 +158,22 @@ class Receiver:
             self._stop()
             self._exchanges.on_idle()
 
+    def on_interfaces(self) -> None:
+        """Forget what was concluded from the interfaces as they were."""
+        self._own_route = _own_route(self.socket, self._exchanges.interfaces)
+        self._routes.clear()
+        self._senders.clear()
+
     def close(self) -> None:
         """Stop and close the socket."""
         self._stop()
-        self._exchanges.runtime.reactor.close(self._socket.sock)
+        self._kernel_drops = self.kernel_drops()
+        self._exchanges.runtime.reactor.close(self.socket.sock)
 
     def _stop(self) -> None:
         if self.reading:
             self.reading = False
-            self._exchanges.runtime.reactor.remove(self._socket.sock.fileno())
+            self._exchanges.runtime.reactor.remove(self.socket.sock.fileno())
 
     def on_ready(self, _ready: int) -> None:
         """Serve what has arrived, within this turn's bound."""
@@ -169,7 +184,7 @@ class Receiver:
         exchanges = self._exchanges
         over, left = exchanges.runtime.reactor.turn_is_over, exchanges.limits.batch
         while left > 0:
-            if self._socket.asks_destination or exchanges.slot.entry.wants_message:
+            if self.socket.asks_destination or exchanges.slot.entry.wants_message:
                 taken, more = self._receive_routed(min(left, _CLOCK_EVERY))
             else:
                 taken, more = self._receive_batch(min(left, self._most))
@@ -288,18 +303,18 @@ class Receiver:
             return data, peer, self._find_route(control)
 
     def _ask_details(self) -> None:
-        self._socket.ask_details()
+        self.socket.ask_details()
         self._asks_details = True
 
     def _find_route(self, control: bytes) -> Route | None:
         """Return the route, or None for what was not meant for this endpoint."""
         route = read_route(control, self._exchanges.interfaces) if control else None
-        if route is None or (route.interface == 0 and not self._socket.asks_destination):
+        if route is None or (route.interface == 0 and not self.socket.asks_destination):
             # Queued before the option was set, on a socket that does without.
-            return None if self._socket.asks_destination else self._own_route
+            return None if self.socket.asks_destination else self._own_route
         if len(self._routes) >= _ROUTES_KEPT:
             self._routes.clear()
-        found = self._routes[control] = route if self._socket.accepts(route) else None
+        found = self._routes[control] = route if self.socket.accepts(route) else None
         return found
 
     def _refuse(self, peer: Sockaddr, source: Source, route: Route | None) -> str | None:

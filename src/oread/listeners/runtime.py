@@ -16,6 +16,7 @@ import trio
 from oread.dispatch import Failed
 from oread.endpoints import Endpoint
 from oread.errors import HandlerError, MessageError, TimedOut
+from oread.listeners.watch import InterfaceWatch
 from oread.messages import Peer
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Failure, Registry
@@ -114,12 +115,19 @@ class Runtime:
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
     _batch_memory: BatchMemory | None = None
+    _watch: InterfaceWatch | None = None
 
     def batch_memory(self) -> BatchMemory:
         """Return where datagrams of all UDP sockets are received, made when it is first needed."""
         if self._batch_memory is None:
             self._batch_memory = BatchMemory()
         return self._batch_memory
+
+    def interface_watch(self) -> InterfaceWatch:
+        """Return who tells UDP endpoints of the interfaces, made when it is first needed."""
+        if self._watch is None:
+            self._watch = InterfaceWatch(self.reactor)
+        return self._watch
 
     def stop(self, failed: Failed) -> None:
         """End the service with a handler's failure; the first one counts."""
