@@ -68,6 +68,19 @@ def _path(text: str) -> str:
     return text
 
 
+MOST_HOPS = 255
+"""The TTL, or hop limit, that shows that no router passed a datagram on (RFC 5082)."""
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise ValueError(f"must be a number from {low} to {high}")
+        return int(text)
+
+    return convert
+
+
 FAILURE_POLICIES = ("isolate", "close", "stop")
 """What a handler's failure ends: its exchange, also its connection, or the service."""
 _STREAM_OPTIONS: Mapping[str, Callable[[str], Any]] = {
@@ -99,6 +112,9 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "reply": _one_of("none", "unicast"),
         "interface": _text,
         "source": _text,
+        "ttl": _number(1, MOST_HOPS),
+        "dscp": _number(0, 63),
+        "link_only": _boolean,
         "allow_low_ports": _boolean,
         "receive_own": _boolean,
         "reuse_port": _boolean,
@@ -133,6 +149,12 @@ class Endpoint:
     """`none` or `unicast`; None is the default of the address's mode."""
     interface: str | None = None
     source: str | None = None
+    ttl: int | None = None
+    """Of `udp`: how many links an answer may cross; None is 1 of a group or broadcast, else the system's."""
+    dscp: int | None = None
+    """Of `udp`: the service class of answers (RFC 2474)."""
+    link_only: bool = False
+    """Of `udp`: whether only senders on the link are heard."""
     allow_low_ports: bool = False
     receive_own: bool = False
     reuse_port: bool = False

@@ -30,7 +30,7 @@ from ipaddress import IPv4Address, IPv6Address
 import attrs
 
 from oread.limits import DatagramLimits
-from oread.sockets.interfaces import Interfaces, parse_address
+from oread.sockets.interfaces import Interfaces, IpAddress, parse_address
 
 REASONS: Mapping[str, str] = {
     # Not heard: no handler saw it.
@@ -40,6 +40,7 @@ REASONS: Mapping[str, str] = {
     "other_destination": "it was sent to a group, broadcast or interface that this endpoint does not serve",
     "own": "this service's own group or broadcast datagram came back; receive_own=true takes it",
     "busy": "in_flight async handlers were at work already",
+    "off_link": "link_only=true, and its source is on another network, or its TTL not the 255 of ttl=255",
     "receive_full": "the receive buffer was full, so the kernel dropped it; see receive_buffer_bytes",
     "receive_failed": "the system reported an error instead of a datagram",
     # Heard, but not answered.
@@ -81,12 +82,14 @@ class Source:
     Args:
         refusal: why nothing of it is heard, or None.
         own: an address of this machine.
+        address: without its zone.
         prefix: the network it is counted under.
     """
 
     refusal: str | None
     loopback: bool
     own: bool
+    address: IpAddress
     prefix: bytes
 
 
@@ -98,6 +101,7 @@ def judge_source(host: str, interfaces: Interfaces) -> Source:
         refusal="bad_source" if _is_nobody(address, interfaces) else None,
         loopback=address.is_loopback,
         own=address in interfaces.own,
+        address=address,
         prefix=address.packed[:kept],
     )
 

@@ -20,7 +20,7 @@ from oread.listeners.watch import InterfaceWatch
 from oread.messages import Peer
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Failure, Registry
-from oread.sockets.batches import BatchMemory
+from oread.sockets.vectors import BatchMemory
 
 LOGS_PER_SECOND = 10
 """Handler failures logged with a traceback; one that fails for every message must not fill the disk."""

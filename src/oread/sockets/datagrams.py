@@ -15,8 +15,8 @@ Set on every socket, with the reason:
   surface as the failure of a send to another (libuv #4447).
 * SO_REUSEADDR only on group-bound sockets: on unicast it lets any other user
   bind the port and take its datagrams.
-* Groups and broadcast: TTL 1, so that an answer to a forged far-away source
-  ends on this link.
+* Groups and broadcast: TTL 1 if no other is asked for, so that an answer to a
+  forged far-away source ends on this link.
 
 A group on more interfaces than one socket can join (20) has further sockets,
 bound alike. Not here: reading loops, guards and handlers
@@ -50,6 +50,8 @@ _PORT_TRIES = 16
 """Tries to find one free port on several addresses before EADDRINUSE is raised."""
 _GROUP_HOPS = 1
 """RFC 1112 6.1: the default reach of a multicast datagram, here of its answers too."""
+_ECN_BITS = 2
+"""The low bits of the field are not of the service class (RFC 3168 5)."""
 _MEMORY_INFO = struct.Struct("=9I")
 _FULL = (errno.ENOBUFS, errno.ENOMEM)
 """A socket holds 20 memberships on Linux (net.ipv4.igmp_max_memberships)."""
@@ -324,12 +326,17 @@ def _set_options(sock: socket.socket, endpoint: Endpoint, mode: Mode, host: str)
     if mode != "unicast" or parse_address(host).is_unspecified:
         # Asked only once it is bound, the first datagrams would come without.
         _ask_destination(sock)
-    if mode != "unicast" and sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, _GROUP_HOPS)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _GROUP_HOPS)
-    elif mode != "unicast":
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, _GROUP_HOPS)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _GROUP_HOPS)
+    hops = endpoint.ttl or (_GROUP_HOPS if mode != "unicast" else None)
+    if hops is not None and sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
+    elif hops is not None:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
+    if endpoint.dscp is not None and sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, endpoint.dscp << _ECN_BITS)
+    elif endpoint.dscp is not None:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, endpoint.dscp << _ECN_BITS)
 
 
 def _finish(
