@@ -204,6 +204,14 @@ class Machines:
         self.stack.callback(sock.close)
         return trio.socket.from_stdlib_socket(sock)
 
+    def start(self, host: Host, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run Python with these arguments on a machine, until the end of the test."""
+        command = ["ip", "netns", "exec", host.namespace, sys.executable, *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.stack.callback(process.wait)
+        self.stack.callback(process.kill)
+        return process
+
     async def raw(self, host: Host) -> socket.socket:
         """Open a socket that sends whatever IP header it is given."""
         sock: socket.socket = await host.do(

@@ -242,6 +242,7 @@ class Arrival:
             interface=exchanges.interfaces.names.get(self.route.interface),
             ttl=details.ttl,
             timestamp=details.timestamp,
+            fragment_bytes=details.fragment_bytes,
         )
 
     def report(self, failed: Failed) -> None:

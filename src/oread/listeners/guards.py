@@ -49,6 +49,7 @@ REASONS: Mapping[str, str] = {
     "reply_off": "a group or broadcast is answered only with reply=unicast",
     "port_0": "its source port is 0, which asks for no reply (RFC 768)",
     "low_port": "its source port is below 1024 or 2049, where services listen; allow_low_ports=true answers",
+    "returned": "its payload is the reply just sent there, by a service; allow_low_ports=true answers",
     "served_port": "its source port is one this process serves by UDP: the answer would be a request",
     "closing": "its reply was still delayed when the listener was closed",
     "cancelled": "its handler was cancelled: the drain deadline had passed",
@@ -71,6 +72,10 @@ _FIRST_GROUP_BYTE = 224
 _V4_PREFIX_BYTES = 3
 _V6_PREFIX_BYTES = 7
 """/24 and /56, as response rate limiting in name servers counts (CoreDNS rrl, NSD)."""
+_RETURN_SECONDS = 1.0
+"""Within this a loop of two services has come round, on one link and on most others."""
+_RETURNS_KEPT = 1_024
+"""Peers remembered at ports that are no client's."""
 _SOURCES_KEPT = 4_096
 """Verdicts remembered; one takes about 0.2 KiB, and finding it anew 5 to 9 µs."""
 
@@ -232,6 +237,8 @@ class ReplyGuard:
     served_ports: AbstractSet[int]
     client_ports: range
     budget: ReplyBudget = attrs.field(init=False)
+    _sent: dict[tuple[str, int], tuple[int, float]] = attrs.field(init=False, factory=dict)
+    """The last reply to each peer at a service's port: its hash, and when."""
 
     def __attrs_post_init__(self) -> None:
         self.budget = ReplyBudget(self.limits)
@@ -240,6 +247,26 @@ class ReplyGuard:
         """Tell whether nothing but a served port can refuse a reply to this peer."""
         low = port < _LOW_PORTS_END or port == _NFS_PORT
         return source.loopback and port in self.client_ports and not low
+
+    def comes_back(
+        self, peer: tuple[str, int], request: bytes, reply: bytes | memoryview, now: float
+    ) -> bool:
+        """Tell whether a request is what was just sent there; else note the reply.
+
+        Two services that echo, on different ports: neither port tells. Asked
+        only of ports that the system gives to no client, where one that sends
+        the same again within a second is not answered.
+        """
+        if peer[1] in self.client_ports or self.allow_low_ports:
+            return False
+        known, when = self._sent.get(peer, (None, 0.0))
+        if known == hash(request) and now - when <= _RETURN_SECONDS:
+            self._sent[peer] = (known, now)
+            return True
+        if len(self._sent) >= _RETURNS_KEPT:
+            self._sent.clear()
+        self._sent[peer] = (hash(bytes(reply)), now)
+        return False
 
     def refuse(
         self, source: Source, port: int, request_bytes: int, reply_bytes: int, now: float

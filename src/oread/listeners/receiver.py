@@ -361,6 +361,9 @@ class Receiver:
         if refusal is not None:
             exchanges.refuse_reply(refusal, len(arrival.data), len(payload))
             return None
+        if exchanges.guard.comes_back(peer[:2], arrival.data, payload, now):
+            exchanges.refused["returned"] += 1
+            return None
         if arrival.route.mode != "unicast":
             exchanges.delay(DelayedReply(exchanges, self, bytes(payload), arrival))
             return None

@@ -11,8 +11,9 @@ Set on every socket, with the reason:
   joined to any socket on the port.
 * SO_BROADCAST=0: receiving does not need it, and an answer to a forged
   broadcast source then fails with EACCES in the kernel.
-* IP_RECVERR stays off: on an unconnected socket one peer's ICMP error would
-  surface as the failure of a send to another (libuv #4447).
+* IP_RECVERR=0, also where a socket handed in has it on: one peer's ICMP error
+  would surface as the failure of a send to another (libuv #4447), and what is
+  not fetched from the error queue keeps the socket ready for ever.
 * SO_REUSEADDR only on group-bound sockets: on unicast it lets any other user
   bind the port and take its datagrams.
 * Groups and broadcast: TTL 1 if no other is asked for, so that an answer to a
@@ -102,12 +103,16 @@ class DatagramSocket:
         return drops
 
     def ask_details(self) -> None:
-        """Have the kernel tell destination, TTL and time of each datagram."""
+        """Have the kernel tell destination, TTL, fragments and time of each datagram."""
         _ask_destination(self.sock)
         if self.sock.family == socket.AF_INET:
             self.sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVTTL, 1)
+            if options.IP_RECVFRAGSIZE != options.ABSENT:
+                self.sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVFRAGSIZE, 1)
         else:
             self.sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVHOPLIMIT, 1)
+            if options.IPV6_RECVFRAGSIZE != options.ABSENT:
+                self.sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVFRAGSIZE, 1)
         if options.SO_TIMESTAMPNS != options.ABSENT:
             self.sock.setsockopt(socket.SOL_SOCKET, options.SO_TIMESTAMPNS, 1)
 
@@ -319,10 +324,12 @@ def _set_options(sock: socket.socket, endpoint: Endpoint, mode: Mode, host: str)
     """Set what an endpoint's socket needs, if possible before it is bound."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits_of(endpoint).receive_buffer_bytes)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-    if sock.family == socket.AF_INET6 and options.IPV6_MULTICAST_ALL != options.ABSENT:
+    if sock.family == socket.AF_INET6 and options.LINUX:
         sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_MULTICAST_ALL, 0)
-    elif sock.family == socket.AF_INET and options.IP_MULTICAST_ALL != options.ABSENT:
+        sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVERR, 0)
+    elif options.LINUX:
         sock.setsockopt(socket.IPPROTO_IP, options.IP_MULTICAST_ALL, 0)
+        sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVERR, 0)
     if mode != "unicast" or parse_address(host).is_unspecified:
         # Asked only once it is bound, the first datagrams would come without.
         _ask_destination(sock)

@@ -29,6 +29,10 @@ IP_PKTINFO = _number("IP_PKTINFO", 8, 26)
 IP_RECVTTL = _number("IP_RECVTTL", 12, 24)
 IP_TTL_CONTROL = socket.IP_TTL if LINUX else IP_RECVTTL
 """Type of the control message that carries a received TTL (macOS: the option's own number)."""
+IP_RECVERR = _number("IP_RECVERR", 11, ABSENT)
+IPV6_RECVERR = _number("IPV6_RECVERR", 25, ABSENT)
+IP_RECVFRAGSIZE = _number("IP_RECVFRAGSIZE", 25, ABSENT)
+IPV6_RECVFRAGSIZE = _number("IPV6_RECVFRAGSIZE", 77, ABSENT)
 IP_MULTICAST_ALL = _number("IP_MULTICAST_ALL", 49, ABSENT)
 IPV6_MULTICAST_ALL = _number("IPV6_MULTICAST_ALL", 29, ABSENT)
 IPV6_RECVPKTINFO = _number("IPV6_RECVPKTINFO", 49, 61)
