@@ -216,17 +216,20 @@ class Receiver:
         replies: list[bytes | memoryview | None] = []
         answered, unheard = 0, 0
         arrival.ancillary = []
+        last: Hashable = None
+        sender: Any = None
         for data, key in received:
             reply = None
-            sender = senders.get(key) or self._meet(key)
+            if key is not last:  # a train has one key
+                last, sender = key, senders.get(key) or self._meet(key)
+                arrival.peer, arrival.source, arrival.route = sender.peer, sender.source, sender.route
             if sender.refusal is not None or len(data) > most_bytes:
                 refused[sender.refusal or "too_large"] += 1
                 unheard += 1
             else:
                 entry = slot.entry
                 call = entry.call
-                arrival.peer, arrival.source, arrival.data = sender.peer, sender.source, data
-                arrival.route = sender.route
+                arrival.data = data
                 if call is None:
                     self._submit(arrival)
                 else:
