@@ -74,11 +74,12 @@ class LinkNews:
             except OSError:
                 return None  # ENOBUFS: more came than the socket holds
             if sender == 0:  # the kernel's; any process may write to a netlink socket
-                gone.update(_gone_links(news))
+                gone.update(gone_links(news))
         return None
 
 
-def _gone_links(news: bytes) -> Iterator[int]:
+def gone_links(news: bytes) -> Iterator[int]:
+    """Return the index of each interface that a message says was deleted."""
     at = 0
     while at + _HEADER.size <= len(news):
         length, kind, *_ = _HEADER.unpack_from(news, at)
