@@ -187,7 +187,7 @@ class Receiver:
         over, left = exchanges.runtime.reactor.turn_is_over, exchanges.limits.batch
         while left > 0:
             if self._reads_singly or exchanges.slot.entry.wants_message:
-                taken, more = self._receive_singly(min(left, _CLOCK_EVERY))
+                taken, more = self._receive_routed(min(left, _CLOCK_EVERY))
             else:
                 taken, more = self._receive_batch(min(left, self._most))
             left -= taken
@@ -273,7 +273,7 @@ class Receiver:
         )
         return sender
 
-    def _receive_singly(self, most: int) -> tuple[int, bool]:
+    def _receive_routed(self, most: int) -> tuple[int, bool]:
         """Read one by one, with how each came; results as `_receive_batch`."""
         exchanges, ways, slot = self._exchanges, self._ways, self._exchanges.slot
         refused, arrival, most_bytes = exchanges.refused, self._arrival, exchanges.limits.datagram_bytes
