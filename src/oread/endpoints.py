@@ -115,6 +115,7 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "ttl": _number(1, MOST_HOPS),
         "dscp": _number(0, 63),
         "link_only": _boolean,
+        "mx": _boolean,
         "allow_low_ports": _boolean,
         "receive_own": _boolean,
         "reuse_port": _boolean,
@@ -155,6 +156,8 @@ class Endpoint:
     """Of `udp`: the service class of answers (RFC 2474)."""
     link_only: bool = False
     """Of `udp`: whether only senders on the link are heard."""
+    mx: bool = False
+    """Of `udp`: whether a group's requests name the longest delay of their answers, as SSDP's do."""
     allow_low_ports: bool = False
     receive_own: bool = False
     reuse_port: bool = False

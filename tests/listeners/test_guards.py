@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oread.limits import DatagramLimits
-from oread.listeners.guards import REASONS, ReplyBudget, ReplyGuard, Source, Sources, judge_source
+from oread.listeners.guards import REASONS, ReplyBudget, ReplyGuard, Source, Sources, judge_source, read_mx
 from oread.sockets.interfaces import Interface, Interfaces, parse_address
 
 LO = Interface(
@@ -221,6 +221,23 @@ def test_every_refusal_is_explained(source: Source, port: int, sizes: tuple[int,
     guard = make_guard(served=frozenset((7_007,)), prefix_burst=1, prefix_rate=0.001)
     for _ in range(2):
         assert guard.refuse(source, port, *sizes, 0.0) in {None, *REASONS}
+
+
+@pytest.mark.parametrize(
+    ("request_", "seconds"),
+    [
+        (b"M-SEARCH * HTTP/1.1\r\nMAN: x\r\nMX: 3\r\nST: ssdp:all\r\n\r\n", 3),
+        (b"M-SEARCH * HTTP/1.1\nmx:120\n", 5),
+        (b"M-SEARCH * HTTP/1.1\r\nMX: 0\r\n\r\n", None),
+        (b"M-SEARCH * HTTP/1.1\r\nMX: -1\r\n\r\n", None),
+        (b"M-SEARCH * HTTP/1.1\r\nX-MX: 3\r\n\r\n", None),
+        (b"x" * 2_000 + b"\nMX: 3\n", None),
+        (b"", None),
+    ],
+)
+def test_seconds_of_a_search_request(request_: bytes, seconds: int | None) -> None:
+    """Guard 9: MX is a whole number from 1 on, taken for 5 at most; all else asks for no answer."""
+    assert read_mx(request_) == seconds
 
 
 def test_reply_that_comes_back_is_not_answered_again() -> None:

@@ -18,7 +18,7 @@ from oread.dispatch.compiled import Call
 from oread.dispatch.gate import Gate
 from oread.endpoints import Endpoint
 from oread.errors import MessageError, RegistrationError
-from oread.listeners.guards import SERVED_PORTS, ReplyGuard, Source, Sources
+from oread.listeners.guards import SERVED_PORTS, ReplyGuard, Source, Sources, read_mx
 from oread.listeners.runtime import Runtime, is_refusal
 from oread.messages import Datagram, Peer
 from oread.reactor import Runner, Timer
@@ -114,15 +114,22 @@ class Exchanges:
         self._jobs.discard(job)
         self.on_idle()
 
-    def delay(self, reply: DelayedReply) -> None:
+    def delay(self, reply: DelayedReply, request: bytes) -> None:
         """Send a reply after a random delay, unless too many wait."""
+        low, high = self.limits.delay_low_seconds, self.limits.delay_high_seconds
+        if self.endpoint.mx:
+            seconds = read_mx(request)
+            if seconds is None:
+                self.refused["no_mx"] += 1
+                return
+            low, high = 0.0, float(seconds)
         if len(self._delayed) >= self.limits.pending_replies:
             self.refused["pending_replies"] += 1
             return
         self._delayed.add(reply)
-        seconds = self.runtime.random.uniform(self.limits.delay_low_seconds, self.limits.delay_high_seconds)
         # Not the reactor's time: a runner that answers may be well past it.
-        reply.timer = self.runtime.reactor.call_at(trio.current_time() + seconds, reply.send)
+        when = trio.current_time() + self.runtime.random.uniform(low, high)
+        reply.timer = self.runtime.reactor.call_at(when, reply.send)
 
     def end_delay(self, reply: DelayedReply) -> None:
         """Forget a delayed reply that was sent."""

@@ -21,6 +21,7 @@ and which option changes it. Not here: sockets, and time but as an argument.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ REASONS: Mapping[str, str] = {
     "low_port": "its source port is below 1024 or 2049, where services listen; allow_low_ports=true answers",
     "returned": "its payload is the reply just sent there, by a service; allow_low_ports=true answers",
     "served_port": "its source port is one this process serves by UDP: the answer would be a request",
+    "no_mx": "mx=true, and the request names no MX seconds: it asks for no answer",
     "closing": "its reply was still delayed when the listener was closed",
     "cancelled": "its handler was cancelled: the drain deadline had passed",
     "amplification": "the reply has more than amplification times the request's bytes",
@@ -141,6 +143,20 @@ class Sources:
                 self.known.clear()
             source = self.known[host] = judge_source(host, self._interfaces)
         return source
+
+
+_MX = re.compile(rb"^MX:[ \t]*([0-9]{1,9})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_MX_HEAD_BYTES = 1_024
+"""Where the field is looked for; a search request has a few short lines."""
+_MOST_MX_SECONDS = 5
+"""UPnP Device Architecture 2.0, 1.3.3: larger values are taken for 5."""
+
+
+def read_mx(request: bytes) -> int | None:
+    """Return within how many seconds a search request wants its answers; None, it wants none."""
+    found = _MX.search(request[:_MX_HEAD_BYTES])
+    seconds = int(found[1]) if found is not None else 0
+    return min(seconds, _MOST_MX_SECONDS) or None
 
 
 class ReplyBudget:

@@ -42,6 +42,8 @@ from oread.sockets.vectors import MOST_AT_ONCE
 
 _CLOCK_EVERY = 32
 """Datagrams between two looks at the turn's clock: about 0.2 ms of a turn's 1 ms."""
+_MOST_OF_TRAINS = 4 * MOST_AT_ONCE
+"""Datagrams of one batch where they come in trains; of others the batch itself takes fewer."""
 _DRAIN_TURNS = 256
 """Turns of at least 32 datagrams while draining; 4 MiB of receive buffer hold about 5,000 small ones."""
 _SENDERS_KEPT = 4_096
@@ -251,7 +253,7 @@ class Receiver:
                 refused[_SEND_REFUSALS.get(error, "send_failed")] += 1
         spent = perf_counter() - begun
         if received:
-            self._most = max(1, min(MOST_AT_ONCE, int(TURN_SECONDS * len(received) / spent)))
+            self._most = max(1, min(_MOST_OF_TRAINS, int(TURN_SECONDS * len(received) / spent)))
         return len(received), self._batch.full
 
     def _meet(self, key: Hashable) -> _Sender:
@@ -368,7 +370,7 @@ class Receiver:
             exchanges.refused["returned"] += 1
             return None
         if arrival.route.mode != "unicast":
-            exchanges.delay(DelayedReply(exchanges, self, bytes(payload), arrival))
+            exchanges.delay(DelayedReply(exchanges, self, bytes(payload), arrival), arrival.data)
             return None
         return payload
 

@@ -83,7 +83,7 @@ class PlainBatch:
         received: list[tuple[bytes, Sockaddr]] = []
         recvfrom, most_bytes = self._recvfrom, self._most_bytes + 1
         try:
-            for _ in range(most):
+            for _ in range(min(most, vectors.MOST_AT_ONCE)):
                 received.append(recvfrom(most_bytes))  # noqa: PERF401 (what came before an error is kept)
         except BlockingIOError:
             pass
@@ -91,7 +91,7 @@ class PlainBatch:
             if not received:
                 raise  # behind others it is told at the next call
         self._received = received
-        self.full = len(received) == most
+        self.full = len(received) == min(most, vectors.MOST_AT_ONCE)
         return received
 
     def sockaddr(self, sender: Hashable) -> Sockaddr:

@@ -173,7 +173,8 @@ class KernelBatch:
         """Tell how the kernel said the sender's datagram came; see `read_route`."""
         assert isinstance(sender, bytes)
         begin = NAME_BYTES + _CONTROL.size
-        return sender[begin : begin + _PKTINFO[self._sock.family][2]]
+        told = sender[begin : begin + _PKTINFO[self._sock.family][2]]
+        return told if any(told) else b""
 
     def answer(self, replies: Sequence[bytes | memoryview | None]) -> list[int]:
         """Answer the datagrams received last."""

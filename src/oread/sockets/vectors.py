@@ -22,8 +22,8 @@ MOST_AT_ONCE = 64
 """Datagrams of one batch; more gain nothing measurable, and a turn has 1 ms."""
 NAME_BYTES = 32
 """Room for a sockaddr_in (16) or sockaddr_in6 (28)."""
-CONTROL_BYTES = 128
-"""Room for PKTINFO (40), UDP_GRO (24), TTL (24) and time (32), with their headers."""
+CONTROL_BYTES = 192
+"""Room for PKTINFO (40), UDP_GRO, TTL, fragments (24 each) and time (32), with their headers."""
 HEAD_BYTES = NAME_BYTES + CONTROL_BYTES
 SLOT_BYTES = 65_536 + 64
 """The longest datagram and one byte; 64 more, or all slots would share one set of a cache."""
