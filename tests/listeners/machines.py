@@ -276,3 +276,13 @@ async def ask_until_answered(peer: trio.socket.SocketType, host: str, port: int 
 def counts(listener: DatagramListener) -> tuple[int, int, dict[str, int]]:
     found = listener.statistics()
     return found.messages, found.replies, dict(found.refused)
+
+
+async def wait_until_counted(listener: DatagramListener, total: int) -> None:
+    """Wait until so many were counted: one that is heard and not answered counts twice."""
+    with trio.fail_after(LIMIT_SECONDS):
+        while True:
+            messages, _, refused = counts(listener)
+            if messages + sum(refused.values()) >= total:
+                return
+            await trio.lowlevel.checkpoint()

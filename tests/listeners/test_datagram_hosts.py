@@ -12,7 +12,6 @@ import shutil
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import attrs
 import pytest
@@ -32,22 +31,13 @@ from listeners.machines import (
     needs_namespaces,
     receive,
     run_ip,
+    wait_until_counted,
 )
 from oread.messages import Datagram
 from oread.sockets import options
 
 pytestmark = needs_namespaces
 needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/sys/net/ipv6"), reason="this kernel has no IPv6")
-
-
-async def wait_until_taken(listener: Any, datagrams: int) -> None:
-    """Wait until an endpoint has taken so many, heard or not."""
-    with trio.fail_after(LIMIT_SECONDS):
-        while True:
-            messages, _, refused = counts(listener)
-            if messages + sum(refused.values()) >= datagrams:
-                return
-            await trio.lowlevel.checkpoint()
 
 
 @needs_ipv6
@@ -79,7 +69,7 @@ async def test_flood_of_forged_sources_keeps_memory_flat(network: Network, machi
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         if number % 20_000 == 19_999:
             assert await ask(peer, b"honest", network.b.address, 7_008) == network.b.address
-    await wait_until_taken(flooded, 100_000)
+    await wait_until_counted(flooded, 100_000)
     assert len(flooded._exchanges.guard.budget) <= 1_000
     assert len(flooded._exchanges.sources) <= 4_096
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4_096  # KiB
@@ -221,8 +211,8 @@ async def test_source_specific_group_hears_its_source(network: Network, machines
         peer = await machines.peer(host)
         for _ in range(times):
             await peer.sendto(b"x", (group, SERVED))
-    await wait_until_taken(first, 2)
-    await wait_until_taken(second, 4)
+    await wait_until_counted(first, 2)
+    await wait_until_counted(second, 4)
     assert counts(first) == (1, 0, {"reply_off": 1})
     assert counts(second) == (2, 0, {"reply_off": 2})
 
@@ -239,7 +229,7 @@ async def test_source_specific_ipv6_group_hears_its_source(network: Network, mac
         peer = await machines.peer(host, family=socket.AF_INET6)
         await peer.bind((f"fd77::{last}", 0))
         await peer.sendto(f"from {last}".encode(), ("ff35::7777", SERVED))
-    await wait_until_taken(listener, 2)
+    await wait_until_counted(listener, 2)
     assert counts(listener) == (1, 0, {"reply_off": 1})
 
 
@@ -317,7 +307,7 @@ async def test_broadcasts_of_one_interface(
     if target == "255.255.255.255":
         wrong.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
         await wrong.sendto(b"other link", (target, SERVED))
-        await wait_until_taken(listener, 1)
+        await wait_until_counted(listener, 1)
         assert counts(listener) == (0, 0, {"other_destination": 1})
     assert await ask_until_answered(right, target) == "10.79.0.2"
 
