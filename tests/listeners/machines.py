@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
+import errno
 import os
 import pathlib
 import shutil
@@ -267,7 +268,11 @@ async def ask_until_answered(peer: trio.socket.SocketType, host: str, port: int 
     """Send again and again until somebody answers; return who."""
     with trio.fail_after(LIMIT_SECONDS):
         while True:
-            await peer.sendto(b"anybody", (host, port))
+            try:
+                await peer.sendto(b"anybody", (host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:  # a link that is just up has no address for a moment
+                    raise
             with trio.move_on_after(0.05):
                 _, sender = await peer.recvfrom(65_536)
                 return str(sender[0])

@@ -22,6 +22,7 @@ from listeners.machines import (
     Machines,
     Network,
     ask,
+    ask_until_answered,
     counts,
     forge,
     needs_namespaces,
@@ -53,6 +54,7 @@ async def test_every_machine_answers_an_ipv6_group(network: Network, machines: M
     """A link-local group is joined per link and answered by each machine."""
     for host in (network.b, network.c):
         await machines.serve(host, f"udp://[{GROUP6}]:{SERVED}/echo?interface=eth0&{NO_DELAY}")
+        await ask_until_answered(await machines.peer(network.a, family=socket.AF_INET6), GROUP6)
     peer = await machines.peer(network.a, family=socket.AF_INET6)
     await peer.sendto(b"who is there", (GROUP6, SERVED))
     answers = [await receive(peer) for _ in range(2)]
