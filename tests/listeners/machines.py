@@ -271,7 +271,8 @@ async def ask_until_answered(peer: trio.socket.SocketType, host: str, port: int 
             try:
                 await peer.sendto(b"anybody", (host, port))
             except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:  # a link that is just up has no address for a moment
+                # A link that is just up has no address and no route for a moment.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.ENETUNREACH):
                     raise
             with trio.move_on_after(0.05):
                 _, sender = await peer.recvfrom(65_536)
