@@ -142,6 +142,7 @@ TICKING = tuple(
 )
 UDP = (
     oread("oread", "udp://127.0.0.1:{port}/echo", probe="udp"),
+    oread("oread-wildcard", "udp://0.0.0.0:{port}/echo", probe="udp"),
     _c("c", "echo_udp", probe="udp"),
     _c("c-batch", "echo_udp", "--batch", probe="udp"),
     _c("c-trains", "echo_udp", "--trains", probe="udp"),

@@ -91,3 +91,13 @@ def test_refusals_say_what_is_wrong(url: str, says: str) -> None:
     with pytest.raises(EndpointError, match=says) as caught:
         Endpoint.parse(url)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "written", ["udp://[ff02::7777%25eth0]:7008/echo", "udp://[ff02::7777%eth0]:7008/echo"]
+)
+def test_zone_of_an_ipv6_address(written: str) -> None:
+    """A zone is read encoded, as RFC 6874 has it, and plain; it is written encoded."""
+    endpoint = Endpoint.parse(written)
+    assert endpoint.host == "ff02::7777%eth0"
+    assert str(endpoint) == "udp://[ff02::7777%25eth0]:7008/echo"

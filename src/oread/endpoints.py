@@ -68,6 +68,19 @@ def _path(text: str) -> str:
     return text
 
 
+MOST_HOPS = 255
+"""The TTL, or hop limit, that shows that no router passed a datagram on (RFC 5082)."""
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise ValueError(f"must be a number from {low} to {high}")
+        return int(text)
+
+    return convert
+
+
 FAILURE_POLICIES = ("isolate", "close", "stop")
 """What a handler's failure ends: its exchange, also its connection, or the service."""
 _STREAM_OPTIONS: Mapping[str, Callable[[str], Any]] = {
@@ -99,6 +112,10 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "reply": _one_of("none", "unicast"),
         "interface": _text,
         "source": _text,
+        "ttl": _number(1, MOST_HOPS),
+        "dscp": _number(0, 63),
+        "link_only": _boolean,
+        "mx": _boolean,
         "allow_low_ports": _boolean,
         "receive_own": _boolean,
         "reuse_port": _boolean,
@@ -134,6 +151,14 @@ class Endpoint:
     """`none` or `unicast`; None is the default of the address's mode."""
     interface: str | None = None
     source: str | None = None
+    ttl: int | None = None
+    """Of `udp`: how many links an answer may cross; None is 1 of a group or broadcast, else the system's."""
+    dscp: int | None = None
+    """Of `udp`: the service class of answers (RFC 2474)."""
+    link_only: bool = False
+    """Of `udp`: whether only senders on the link are heard."""
+    mx: bool = False
+    """Of `udp`: whether a group's requests name the longest delay of their answers, as SSDP's do."""
     allow_low_ports: bool = False
     receive_own: bool = False
     reuse_port: bool = False
@@ -166,7 +191,8 @@ class Endpoint:
         """
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
+            # RFC 6874: the mark before an IPv6 zone is itself encoded.
+            host, port = (parts.hostname or "").replace("%25", "%"), parts.port
         except ValueError as error:
             raise EndpointError(f"{url!r}: {error}") from error
         scheme = parts.scheme
@@ -212,7 +238,8 @@ class Endpoint:
         if self.scheme == "unix":
             return f"unix://{quote(self.host)}?{self.query}"
         path = f"/{quote(self.event, safe='/{}:')}" if self.event else ""
-        return f"{self.scheme}://{self.address}{path}{'?' if self.query else ''}{self.query}"
+        address = self.address.replace("%", "%25")
+        return f"{self.scheme}://{address}{path}{'?' if self.query else ''}{self.query}"
 
 
 def _check_unix(url: str, netloc: str, path: str) -> None:

@@ -166,6 +166,8 @@ class Datagram(Message):
     truncated: bool = False
     timestamp: float | None = None
     """Seconds since the epoch when the kernel received it, where it says so."""
+    fragment_bytes: int | None = None
+    """The longest IP fragment that it came in; None when it came whole, or the kernel does not say."""
 
 
 def _to_bytes(value: bytes | bytearray | memoryview | str) -> bytes:

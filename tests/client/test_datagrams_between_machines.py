@@ -19,15 +19,12 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from listeners.test_namespaces import Host, can_make_namespaces, run_ip, write_settings
+from listeners.machines import Host, needs_namespaces, run_ip, write_settings
 
 import oread
 from oread.sockets.interfaces import read_interfaces
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not can_make_namespaces(), reason="network namespaces need Linux, root and ip(8)"),
-]
+pytestmark = needs_namespaces
 LIMIT_SECONDS = 20
 GROUP = "239.77.0.1"
 GROUP6 = "ff02::7777"

@@ -276,6 +276,19 @@ async def test_a_batch_has_what_is_here_within_a_bound() -> None:
             ]
 
 
+async def test_what_the_kernel_drops_is_counted() -> None:
+    """A full receive buffer shows as `receive_full`, after the block too."""
+    with trio.fail_after(LIMIT_SECONDS):
+        url = "udp://127.0.0.1:0?receive_buffer_bytes=4096"
+        async with oread.open_datagram(url, listen=True) as hearing:
+            async with oread.open_datagram(f"udp://127.0.0.1:{hearing.endpoint.port}") as datagrams:
+                for _ in range(200):
+                    await datagrams.send(bytes(100))
+            received = len(await hearing.receive_batch(1_000))
+            assert hearing.statistics().refused == {"receive_full": 200 - received}
+        assert hearing.statistics().refused == {"receive_full": 200 - received}
+
+
 async def test_a_cancelled_receiver_loses_nothing(registry: oread.Registry) -> None:
     """Who gave up waiting gets the message when it comes back."""
     with trio.fail_after(LIMIT_SECONDS):

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 
+from listeners.machines import machines, network  # noqa: F401 (fixtures)
 from oread.sockets.datagrams import open_sending_socket
 from oread.sockets.interfaces import read_interfaces
 

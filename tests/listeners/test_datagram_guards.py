@@ -265,7 +265,7 @@ async def test_delay_is_random_within_its_bounds(
         for number in range(200):
             arrival = Arrival(exchanges, recorder)
             arrival.peer, arrival.route = ("127.0.0.1", 40_000), Route(mode="multicast", local=GROUP)
-            exchanges.delay(DelayedReply(exchanges, recorder, b"%d" % number, arrival))
+            exchanges.delay(DelayedReply(exchanges, recorder, b"%d" % number, arrival), b"")
         begun = trio.current_time()
         await trio.sleep(1)
         assert exchanges.idle
@@ -273,6 +273,27 @@ async def test_delay_is_random_within_its_bounds(
     wanted = sorted((draw.uniform(0.02, 0.12), b"%d" % number) for number in range(200))
     assert [payload for _, payload in recorder.sent] == [payload for _, payload in wanted]
     assert all(0.02 <= when - begun <= 0.121 for when, _ in recorder.sent)
+
+
+async def test_request_names_the_longest_delay(
+    registry: Registry, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Guard 9: with mx=true an answer comes within the request's MX, and one without MX gets none."""
+    recorder = Recorder()
+    async with memory_exchanges(registry, "udp://239.255.70.7:7008/echo?mx=true") as exchanges:
+        arrival = Arrival(exchanges, recorder)
+        arrival.peer, arrival.route = ("127.0.0.1", 40_000), Route(mode="multicast", local=GROUP)
+        for _ in range(50):
+            exchanges.delay(
+                DelayedReply(exchanges, recorder, b"x", arrival), b"M-SEARCH * HTTP/1.1\r\nMX: 2\r\n"
+            )
+        exchanges.delay(DelayedReply(exchanges, recorder, b"y", arrival), b"M-SEARCH * HTTP/1.1\r\n\r\n")
+        begun = trio.current_time()
+        await trio.sleep(2)
+    assert {payload for _, payload in recorder.sent} == {b"x"}
+    assert len(recorder.sent) == 50
+    assert all(0 <= when - begun <= 2 for when, _ in recorder.sent)
+    assert exchanges.refused == {"no_mx": 1}
 
 
 async def test_amplification_is_named_once(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:

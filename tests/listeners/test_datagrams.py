@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -261,7 +262,7 @@ async def test_both_ways_of_reading_serve_alike(
 ) -> None:
     """A burst with failures and silence between: the same replies, the same counters."""
     if batch == "plain":
-        monkeypatch.setattr("oread.sockets.batches._recvmmsg", None)
+        monkeypatch.setattr("oread.sockets.vectors.recvmmsg", None)
 
     @registry.on("picky")
     def picky(data: bytes) -> bytes | None:
@@ -278,3 +279,44 @@ async def test_both_ways_of_reading_serve_alike(
         found = service.statistics().endpoints[0]
     assert (found.messages, found.replies, found.failures) == (5, 3, 1)
     assert found.refused == {"too_large": 1}
+
+
+@pytest.mark.skipif(options.UDP_SEGMENT == options.ABSENT, reason="this system has no UDP_SEGMENT")
+@pytest.mark.parametrize("batch", ["plain", "kernel"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("asks", [False, True])
+async def test_a_train_is_served_as_its_datagrams(
+    client: Any, monkeypatch: pytest.MonkeyPatch, batch: str, host: str, asks: bool
+) -> None:
+    """Guard 22: with every way of reading each datagram of a train is handled and judged by itself."""
+    if batch == "plain":
+        monkeypatch.setattr("oread.sockets.vectors.recvmmsg", None)
+    registry = Registry()
+
+    def answer(data: bytes) -> bytes | None:
+        if data == b"fail":
+            raise LookupError("on purpose")
+        return data if data != b"none" else None
+
+    def answer_message(message: Datagram) -> bytes | None:
+        return answer(message.data)
+
+    registry.on("picky", answer_message if asks else answer)
+    async with open_service(registry, f"udp://{host}:0/picky?datagram_bytes=4") as service:
+        port = service.endpoints[0].port
+        await client.sock.sendmsg(
+            [b"one1failnonetwo2"],
+            [(socket.IPPROTO_UDP, options.UDP_SEGMENT, struct.pack("@H", 4))],
+            0,
+            ("127.0.0.1", port),
+        )
+        await client.sock.sendmsg(
+            [b"long1long2x"],
+            [(socket.IPPROTO_UDP, options.UDP_SEGMENT, struct.pack("@H", 5))],
+            0,
+            ("127.0.0.1", port),
+        )
+        assert [(await client.receive())[0] for _ in range(3)] == [b"one1", b"two2", b"x"]
+        found = service.statistics().endpoints[0]
+    assert (found.messages, found.replies, found.failures) == (5, 3, 1)
+    assert found.refused == {"too_large": 2}

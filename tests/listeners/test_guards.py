@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oread.limits import DatagramLimits
-from oread.listeners.guards import REASONS, ReplyBudget, ReplyGuard, Source, Sources, judge_source
-from oread.sockets.interfaces import Interface, Interfaces
+from oread.listeners.guards import REASONS, ReplyBudget, ReplyGuard, Source, Sources, judge_source, read_mx
+from oread.sockets.interfaces import Interface, Interfaces, parse_address
 
 LO = Interface(
     name="lo",
@@ -221,3 +221,57 @@ def test_every_refusal_is_explained(source: Source, port: int, sizes: tuple[int,
     guard = make_guard(served=frozenset((7_007,)), prefix_burst=1, prefix_rate=0.001)
     for _ in range(2):
         assert guard.refuse(source, port, *sizes, 0.0) in {None, *REASONS}
+
+
+@pytest.mark.parametrize(
+    ("request_", "seconds"),
+    [
+        (b"M-SEARCH * HTTP/1.1\r\nMAN: x\r\nMX: 3\r\nST: ssdp:all\r\n\r\n", 3),
+        (b"M-SEARCH * HTTP/1.1\nmx:120\n", 5),
+        (b"M-SEARCH * HTTP/1.1\r\nMX: 0\r\n\r\n", None),
+        (b"M-SEARCH * HTTP/1.1\r\nMX: -1\r\n\r\n", None),
+        (b"M-SEARCH * HTTP/1.1\r\nX-MX: 3\r\n\r\n", None),
+        (b"x" * 2_000 + b"\nMX: 3\n", None),
+        (b"", None),
+    ],
+)
+def test_seconds_of_a_search_request(request_: bytes, seconds: int | None) -> None:
+    """Guard 9: MX is a whole number from 1 on, taken for 5 at most; all else asks for no answer."""
+    assert read_mx(request_) == seconds
+
+
+def test_reply_that_comes_back_is_not_answered_again() -> None:
+    """Guard 6: a service's port that echoes our reply gets one, and its next after a second without."""
+    guard = make_guard()
+    peer = ("10.77.0.9", 7_008)
+    assert not guard.comes_back(peer, b"forged", b"reply", 0.0)
+    assert guard.comes_back(peer, b"reply", b"reply", 0.5)
+    assert guard.comes_back(peer, b"reply", b"reply", 1.4)
+    assert not guard.comes_back(("10.77.0.9", 7_009), b"reply", b"reply", 1.4)
+    assert not guard.comes_back(peer, b"another", b"reply", 1.5)
+    assert not guard.comes_back(peer, b"reply", b"reply", 3.0)
+
+
+def test_client_may_ask_the_same_again() -> None:
+    """A port for clients is never taken for a service, nor any when low ports are allowed."""
+    for guard, port in ((make_guard(), CLIENT_PORTS[0]), (make_guard(allow_low_ports=True), 7_008)):
+        for _ in range(3):
+            assert not guard.comes_back(("10.77.0.9", port), b"x", b"x", 0.0)
+
+
+def test_peers_at_service_ports_are_bounded() -> None:
+    """However many ask, a bounded number is remembered."""
+    guard = make_guard()
+    for number in range(5_000):
+        guard.comes_back((f"10.77.{number >> 8}.{number & 255}", 7_008), b"x", b"x", 0.0)
+    assert len(guard._sent) <= 1_024
+
+
+def test_interface_knows_its_networks() -> None:
+    """An address is on the link of an interface when one of its networks holds it."""
+    found = Interfaces.of((LO, ETH))
+    told = [
+        found.on_link(2, parse_address(host)) for host in ("10.77.0.9", "10.78.0.9", "fe80::9", "2001:db8::1")
+    ]
+    assert told == [True, False, True, False]
+    assert not found.on_link(1, parse_address("10.77.0.9"))

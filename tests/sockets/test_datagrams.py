@@ -315,6 +315,25 @@ def test_adopted_socket_is_set_as_our_own() -> None:
         assert sock.getblocking() is False
 
 
+@linux_only
+def test_adopted_socket_loses_its_error_queue(sender: socket.socket) -> None:
+    """Guard 16: IP_RECVERR is put off, and with it goes what would keep the socket ready for ever."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone,
+    ):
+        gone.bind(("127.0.0.1", 0))
+        sock.bind(("127.0.0.1", 0))
+        sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVERR, 1)
+        nobody = gone.getsockname()
+        gone.close()
+        sock.sendto(b"x", nobody)
+        adopt_datagram_socket(sock, Endpoint.parse("udp://127.0.0.1:0/echo"))
+        assert sock.getsockopt(socket.IPPROTO_IP, options.IP_RECVERR) == 0
+        with pytest.raises(BlockingIOError):
+            sock.recvmsg(100, 100, socket.MSG_ERRQUEUE)
+
+
 @needs_ipv6
 def test_adopted_ipv6_socket_is_set_as_our_own() -> None:
     """An IPv6 socket handed in is taken as it was bound."""

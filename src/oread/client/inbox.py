@@ -13,6 +13,7 @@ import trio
 from oread.client.mailbox import Mailbox
 from oread.messages import Datagram
 from oread.reactor import READABLE, open_poller
+from oread.sockets.datagrams import kernel_drops
 
 MOST_AT_ONCE = 64
 """Datagrams of one batch, and refused ones in a row before other tasks get a turn."""
@@ -25,7 +26,7 @@ class Inbox:
         refused: where what can't be received is counted.
     """
 
-    __slots__ = ("_closed", "_mailboxes", "_poller", "_ready", "_refused")
+    __slots__ = ("_closed", "_dropped", "_mailboxes", "_poller", "_ready", "_refused")
 
     def __init__(self, refused: Counter[str]) -> None:
         self._poller = open_poller()
@@ -33,6 +34,8 @@ class Inbox:
         self._ready: deque[Mailbox] = deque()
         self._refused = refused
         self._closed = False
+        self._dropped = 0
+        """By the sockets that are closed."""
 
     def add(self, mailbox: Mailbox) -> None:
         """Receive from one more."""
@@ -86,8 +89,15 @@ class Inbox:
             self._ready.extend(self._mailboxes[fd] for fd, _ in polled if fd in self._mailboxes)
         return bool(self._ready)
 
+    def kernel_drops(self) -> int:
+        """Return what the kernel dropped: receive buffers were full."""
+        open_ones = sum(kernel_drops(mailbox.sock) for mailbox in self._mailboxes.values())
+        return self._dropped + open_ones
+
     def close(self) -> None:
         """Close all of it; whoever receives is told so."""
+        if not self._closed:
+            self._dropped = self.kernel_drops()
         self._closed = True
         self._ready.clear()
         for fd, mailbox in self._mailboxes.items():

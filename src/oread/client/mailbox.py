@@ -128,6 +128,7 @@ class Mailbox:
             ttl=details.ttl,
             truncated=bool(flags & socket.MSG_TRUNC),
             timestamp=details.timestamp,
+            fragment_bytes=details.fragment_bytes,
         )
 
     def _sender_address(self, peer: Sockaddr) -> tuple[str, int]:

@@ -105,7 +105,8 @@ class Datagrams:
 
     def statistics(self) -> DatagramCounters:
         """Return the counters as they are now."""
-        return DatagramCounters(sent=self._sent, received=self._received, refused=dict(self._refused))
+        refused = self._refused + Counter(receive_full=self._inbox.kernel_drops())
+        return DatagramCounters(sent=self._sent, received=self._received, refused=dict(refused))
 
     # sending
 
@@ -377,7 +378,7 @@ async def open_datagram(
     listen: bool = False,
     hops: int | None = None,
     loop: bool = True,
-    dscp: int = 0,
+    dscp: int | None = None,
 ) -> AsyncIterator[Datagrams]:
     """Send and receive datagrams at an endpoint, for a block.
 
@@ -394,10 +395,11 @@ async def open_datagram(
         url: `udp`. `interface=` says where a group or broadcast is; with
             `listen` all options of a served endpoint that concern its sockets.
         listen: whether to hear what is sent to the URL's address.
-        hops: how many links datagrams may cross; None is 1 for groups and
-            the system's default for others.
+        hops: how many links datagrams may cross; None is the URL's `ttl=`, else
+            1 for groups and the system's default for others.
         loop: whether groups joined on this machine get what is sent here.
-        dscp: class of service of what is sent, 0 to 63 (RFC 2474).
+        dscp: class of service of what is sent, 0 to 63 (RFC 2474); None is the
+            URL's `dscp=`, else 0.
 
     Raises:
         EndpointError: the URL can't be used so.
@@ -409,7 +411,12 @@ async def open_datagram(
     endpoint = Endpoint.parse(url, calling=True) if isinstance(url, str) else url
     if endpoint.scheme != "udp" or endpoint.framing == JSONRPC:
         raise EndpointError(f"{endpoint}: datagrams are plain udp; for others there is oread.connect")
-    datagrams = Datagrams(endpoint, Manner(hops=hops, loop=loop, dscp=dscp))
+    manner = Manner(
+        hops=endpoint.ttl if hops is None else hops,
+        loop=loop,
+        dscp=(endpoint.dscp or 0) if dscp is None else dscp,
+    )
+    datagrams = Datagrams(endpoint, manner)
     try:
         await datagrams._open(listen=listen)
         yield datagrams

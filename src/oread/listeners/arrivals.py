@@ -18,14 +18,14 @@ from oread.dispatch.compiled import Call
 from oread.dispatch.gate import Gate
 from oread.endpoints import Endpoint
 from oread.errors import MessageError, RegistrationError
-from oread.listeners.guards import SERVED_PORTS, ReplyGuard, Source, Sources
+from oread.listeners.guards import SERVED_PORTS, ReplyGuard, Source, Sources, read_mx
 from oread.listeners.runtime import Runtime, is_refusal
 from oread.messages import Datagram, Peer
 from oread.reactor import Runner, Timer
 from oread.registry import Slot
 from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import limits_of
-from oread.sockets.interfaces import read_client_ports, read_interfaces
+from oread.sockets.interfaces import Interfaces, read_client_ports, read_interfaces
 from oread.sockets.routes import Ancillary, Route, read_details
 
 
@@ -80,6 +80,11 @@ class Exchanges:
         self._jobs: set[Arrival] = set()
         self._delayed: set[DelayedReply] = set()
 
+    def follow(self, interfaces: Interfaces) -> None:
+        """Judge by these interfaces from now on."""
+        self.interfaces = interfaces
+        self.sources = Sources(interfaces)
+
     def find_slot(self) -> Slot:
         """Return what always has the entry of the endpoint's event."""
         return self.runtime.registry.attach(self.endpoint.event, _check)
@@ -109,15 +114,22 @@ class Exchanges:
         self._jobs.discard(job)
         self.on_idle()
 
-    def delay(self, reply: DelayedReply) -> None:
+    def delay(self, reply: DelayedReply, request: bytes) -> None:
         """Send a reply after a random delay, unless too many wait."""
+        low, high = self.limits.delay_low_seconds, self.limits.delay_high_seconds
+        if self.endpoint.mx:
+            seconds = read_mx(request)
+            if seconds is None:
+                self.refused["no_mx"] += 1
+                return
+            low, high = 0.0, float(seconds)
         if len(self._delayed) >= self.limits.pending_replies:
             self.refused["pending_replies"] += 1
             return
         self._delayed.add(reply)
-        seconds = self.runtime.random.uniform(self.limits.delay_low_seconds, self.limits.delay_high_seconds)
         # Not the reactor's time: a runner that answers may be well past it.
-        reply.timer = self.runtime.reactor.call_at(trio.current_time() + seconds, reply.send)
+        when = trio.current_time() + self.runtime.random.uniform(low, high)
+        reply.timer = self.runtime.reactor.call_at(when, reply.send)
 
     def end_delay(self, reply: DelayedReply) -> None:
         """Forget a delayed reply that was sent."""
@@ -237,6 +249,7 @@ class Arrival:
             interface=exchanges.interfaces.names.get(self.route.interface),
             ttl=details.ttl,
             timestamp=details.timestamp,
+            fragment_bytes=details.fragment_bytes,
         )
 
     def report(self, failed: Failed) -> None:

@@ -2,11 +2,15 @@
 
 Where a datagram becomes a message is `oread.listeners.receiver`; who is heard
 and who is answered, `oread.listeners.guards`; what is in flight,
-`oread.listeners.arrivals`. Left for later: following the interfaces (a change
-of theirs means new `Sources` and empty routes).
+`oread.listeners.arrivals`; who notices that interfaces came or went,
+`oread.listeners.watch`.
 """
 
 from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Set as AbstractSet
 
 import attrs
 import trio
@@ -20,6 +24,8 @@ from oread.listeners.receiver import Receiver
 from oread.listeners.runtime import EndpointStatistics, Runtime
 from oread.protocols.sequence import SequenceTracker
 from oread.sockets.datagrams import DatagramSocket
+from oread.sockets.following import Group, follow_interfaces
+from oread.sockets.interfaces import Interfaces
 
 
 class DatagramListener:
@@ -36,7 +42,18 @@ class DatagramListener:
             can't be served by UDP.
     """
 
-    __slots__ = ("_draining", "_exchanges", "_numbers", "_receivers", "_started", "drained", "endpoint")
+    __slots__ = (
+        "_before",
+        "_draining",
+        "_exchanges",
+        "_groups",
+        "_numbers",
+        "_receivers",
+        "_refusal",
+        "_started",
+        "drained",
+        "endpoint",
+    )
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: list[DatagramSocket]) -> None:
         self.endpoint = attrs.evolve(endpoint, port=sockets[0].port)
@@ -49,6 +66,10 @@ class DatagramListener:
         if endpoint.sequence is not None:
             self._numbers = SequenceTracker(bits=int(endpoint.sequence.removeprefix("u")))
         self._receivers = [self._make_receiver(each) for each in sockets]
+        self._before: Counter[str] = Counter()
+        """What the receivers counted whose link is gone."""
+        self._groups = Group.of(sockets)
+        self._refusal = ""
 
     def _make_receiver(self, opened: DatagramSocket) -> Receiver:
         if self._numbers is None:
@@ -61,10 +82,34 @@ class DatagramListener:
         self._started = True
         for receiver in self._receivers:
             receiver.start()
+        if all(isinstance(receiver.socket.sock, socket.socket) for receiver in self._receivers):
+            self._exchanges.runtime.interface_watch().follow(self)
+
+    def on_interfaces(self, interfaces: Interfaces, gone: AbstractSet[int] | None) -> bool:
+        """Judge by these interfaces, and be joined where they are; False is not yet all."""
+        self._exchanges.follow(interfaces)
+        sockets = [receiver.socket for receiver in self._receivers]
+        changes = follow_interfaces(self.endpoint, self._groups, sockets, interfaces, gone)
+        for receiver in [each for each in self._receivers if each.socket in changes.closing]:
+            receiver.close()
+            self._receivers.remove(receiver)
+            self._before.update(_counts(receiver))
+        for receiver in self._receivers:
+            receiver.on_interfaces()
+        for opened in changes.opened:
+            receiver = self._make_receiver(opened)
+            self._receivers.append(receiver)
+            receiver.start()
+        refusal = str(changes.failed or "")
+        if refusal not in ("", self._refusal):
+            self._exchanges.runtime.log.warning("%s: can't join, tried again: %s", self.endpoint, refusal)
+        self._refusal = refusal
+        return changes.failed is None
 
     def begin_drain(self) -> None:
         """Take what is queued now, then nothing; let handlers finish."""
         self._draining = True
+        self._exchanges.runtime.interface_watch().leave(self)
         for receiver in self._receivers:
             receiver.begin_drain()
         self._settle()
@@ -82,6 +127,7 @@ class DatagramListener:
         self._exchanges.closed = True
         self._exchanges.cancel_all()
         self._exchanges.give_places()
+        self._exchanges.runtime.interface_watch().leave(self)
         if self._started:
             SERVED_PORTS.remove(self.endpoint.port)
         for receiver in self._receivers:
@@ -91,14 +137,18 @@ class DatagramListener:
 
     def statistics(self) -> EndpointStatistics:
         """Return the counters as they are now."""
+        counts = Counter(self._before)
+        for receiver in self._receivers:
+            counts.update(_counts(receiver))
+        refused = self._exchanges.refused + Counter(receive_full=counts["receive_full"])
         return EndpointStatistics(
             endpoint=str(self.endpoint),
             open=0,
             accepted=0,
-            messages=sum(receiver.messages for receiver in self._receivers),
-            replies=sum(receiver.replies for receiver in self._receivers),
+            messages=counts["messages"],
+            replies=counts["replies"],
             failures=self._exchanges.failures,
-            refused={reason: count for reason, count in self._exchanges.refused.items() if count},
+            refused=dict(refused),
             sequence=None if self._numbers is None else self._numbers.statistics(),
         )
 
@@ -107,3 +157,11 @@ class DatagramListener:
         reading = any(receiver.reading for receiver in self._receivers)
         if self._draining and not reading and self._exchanges.idle:
             self.abort()
+
+
+def _counts(receiver: Receiver) -> dict[str, int]:
+    return {
+        "messages": receiver.messages,
+        "replies": receiver.replies,
+        "receive_full": receiver.kernel_drops(),
+    }

@@ -21,6 +21,7 @@ and which option changes it. Not here: sockets, and time but as an argument.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ from ipaddress import IPv4Address, IPv6Address
 import attrs
 
 from oread.limits import DatagramLimits
-from oread.sockets.interfaces import Interfaces, parse_address
+from oread.sockets.interfaces import Interfaces, IpAddress, parse_address
 
 REASONS: Mapping[str, str] = {
     # Not heard: no handler saw it.
@@ -40,6 +41,8 @@ REASONS: Mapping[str, str] = {
     "other_destination": "it was sent to a group, broadcast or interface that this endpoint does not serve",
     "own": "this service's own group or broadcast datagram came back; receive_own=true takes it",
     "busy": "in_flight async handlers were at work already",
+    "off_link": "link_only=true, and its source is on another network, or its TTL not the 255 of ttl=255",
+    "receive_full": "the receive buffer was full, so the kernel dropped it; see receive_buffer_bytes",
     "receive_failed": "the system reported an error instead of a datagram",
     # Heard, but not answered.
     "bad_request": "a handler refused it: no error is sent by UDP",
@@ -47,7 +50,9 @@ REASONS: Mapping[str, str] = {
     "reply_off": "a group or broadcast is answered only with reply=unicast",
     "port_0": "its source port is 0, which asks for no reply (RFC 768)",
     "low_port": "its source port is below 1024 or 2049, where services listen; allow_low_ports=true answers",
+    "returned": "its payload is the reply just sent there, by a service; allow_low_ports=true answers",
     "served_port": "its source port is one this process serves by UDP: the answer would be a request",
+    "no_mx": "mx=true, and the request names no MX seconds: it asks for no answer",
     "closing": "its reply was still delayed when the listener was closed",
     "cancelled": "its handler was cancelled: the drain deadline had passed",
     "amplification": "the reply has more than amplification times the request's bytes",
@@ -69,6 +74,10 @@ _FIRST_GROUP_BYTE = 224
 _V4_PREFIX_BYTES = 3
 _V6_PREFIX_BYTES = 7
 """/24 and /56, as response rate limiting in name servers counts (CoreDNS rrl, NSD)."""
+_RETURN_SECONDS = 1.0
+"""Within this a loop of two services has come round, on one link and on most others."""
+_RETURNS_KEPT = 1_024
+"""Peers remembered at ports that are no client's."""
 _SOURCES_KEPT = 4_096
 """Verdicts remembered; one takes about 0.2 KiB, and finding it anew 5 to 9 µs."""
 
@@ -80,12 +89,14 @@ class Source:
     Args:
         refusal: why nothing of it is heard, or None.
         own: an address of this machine.
+        address: without its zone.
         prefix: the network it is counted under.
     """
 
     refusal: str | None
     loopback: bool
     own: bool
+    address: IpAddress
     prefix: bytes
 
 
@@ -97,6 +108,7 @@ def judge_source(host: str, interfaces: Interfaces) -> Source:
         refusal="bad_source" if _is_nobody(address, interfaces) else None,
         loopback=address.is_loopback,
         own=address in interfaces.own,
+        address=address,
         prefix=address.packed[:kept],
     )
 
@@ -131,6 +143,20 @@ class Sources:
                 self.known.clear()
             source = self.known[host] = judge_source(host, self._interfaces)
         return source
+
+
+_MX = re.compile(rb"^MX:[ \t]*([0-9]{1,9})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_MX_HEAD_BYTES = 1_024
+"""Where the field is looked for; a search request has a few short lines."""
+_MOST_MX_SECONDS = 5
+"""UPnP Device Architecture 2.0, 1.3.3: larger values are taken for 5."""
+
+
+def read_mx(request: bytes) -> int | None:
+    """Return within how many seconds a search request wants its answers; None, it wants none."""
+    found = _MX.search(request[:_MX_HEAD_BYTES])
+    seconds = int(found[1]) if found is not None else 0
+    return min(seconds, _MOST_MX_SECONDS) or None
 
 
 class ReplyBudget:
@@ -227,6 +253,8 @@ class ReplyGuard:
     served_ports: AbstractSet[int]
     client_ports: range
     budget: ReplyBudget = attrs.field(init=False)
+    _sent: dict[tuple[str, int], tuple[int, float]] = attrs.field(init=False, factory=dict)
+    """The last reply to each peer at a service's port: its hash, and when."""
 
     def __attrs_post_init__(self) -> None:
         self.budget = ReplyBudget(self.limits)
@@ -235,6 +263,26 @@ class ReplyGuard:
         """Tell whether nothing but a served port can refuse a reply to this peer."""
         low = port < _LOW_PORTS_END or port == _NFS_PORT
         return source.loopback and port in self.client_ports and not low
+
+    def comes_back(
+        self, peer: tuple[str, int], request: bytes, reply: bytes | memoryview, now: float
+    ) -> bool:
+        """Tell whether a request is what was just sent there; else note the reply.
+
+        Two services that echo, on different ports: neither port tells. Asked
+        only of ports that the system gives to no client, where one that sends
+        the same again within a second is not answered.
+        """
+        if peer[1] in self.client_ports or self.allow_low_ports:
+            return False
+        known, when = self._sent.get(peer, (None, 0.0))
+        if known == hash(request) and now - when <= _RETURN_SECONDS:
+            self._sent[peer] = (known, now)
+            return True
+        if len(self._sent) >= _RETURNS_KEPT:
+            self._sent.clear()
+        self._sent[peer] = (hash(bytes(reply)), now)
+        return False
 
     def refuse(
         self, source: Source, port: int, request_bytes: int, reply_bytes: int, now: float

@@ -30,10 +30,7 @@ class NumberedReceiver(Receiver):
     def __init__(self, exchanges: Exchanges, opened: DatagramSocket, numbers: SequenceTracker) -> None:
         super().__init__(exchanges, opened)
         self._numbers = numbers
-
-    def _receive_batch(self, most: int) -> tuple[int, bool]:
-        """Read one by one, where each passes `_handle`."""
-        return self._receive_routed(most)
+        self._reads_singly = True  # where each passes `_handle`
 
     def _handle(self, entry: Entry, data: bytes, peer: Sockaddr, source: Source, route: Route) -> None:
         """Note the number of what was heard, then handle it."""

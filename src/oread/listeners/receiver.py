@@ -5,9 +5,9 @@ judge the reply, send. One turn takes a bounded number of datagrams from one
 socket; what is left makes the socket ready again.
 
 Two ways to read: in batches (`oread.sockets.batches`) where the socket is
-bound to one unicast address and no handler asks for the message, else one by
-one with `recvmsg` and the control messages that say how it came, which costs
-about 3 µs more. The replies to a batch are sent together as well.
+bound to a unicast address and no handler asks for the message, else one by one
+with how each came (`oread.listeners.ways`). The replies to a batch are sent
+together as well.
 
 Nothing waits: a source that asks too often, a handler over the bound, a reply
 the system has no room for are dropped and counted under a name of
@@ -15,7 +15,7 @@ the system has no room for are dropped and counted under a name of
 a forged source points.
 
 Not here: which sources and replies are refused (guards), socket options
-(sockets). Left for later: trains (UDP_GRO, UDP_SEGMENT).
+(sockets).
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ from typing import Any
 import attrs
 
 from oread.dispatch import Entry, Failed, encode_payload
+from oread.endpoints import MOST_HOPS
 from oread.errors import HandlerError
 from oread.listeners.arrivals import Arrival, DelayedReply, Exchanges
 from oread.listeners.guards import Source
 from oread.listeners.streaming import discard_stream
+from oread.listeners.ways import WayReader
 from oread.reactor.reactor import TURN_SECONDS
-from oread.sockets.batches import MOST_AT_ONCE, Batch, Sockaddr, open_batch
+from oread.sockets.batches import Batch, Sockaddr, open_batch
 from oread.sockets.datagrams import DatagramSocket
-from oread.sockets.interfaces import Interfaces, parse_address
-from oread.sockets.routes import CONTROL_BYTES, Route, find_destination, read_route
+from oread.sockets.routes import Route, read_details
+from oread.sockets.vectors import MOST_AT_ONCE
 
 _CLOCK_EVERY = 32
 """Datagrams between two looks at the turn's clock: about 0.2 ms of a turn's 1 ms."""
+_MOST_OF_TRAINS = 4 * MOST_AT_ONCE
+"""Datagrams of one batch where they come in trains; of others the batch itself takes fewer."""
 _DRAIN_TURNS = 256
 """Turns of at least 32 datagrams while draining; 4 MiB of receive buffer hold about 5,000 small ones."""
-_ROUTES_KEPT = 1_024
-"""Distinct (destination, interface) remembered per socket."""
 _SENDERS_KEPT = 4_096
 """Senders (address and port) remembered per socket; one takes about 0.4 KiB."""
 _SEND_REFUSALS = {
@@ -55,13 +57,15 @@ _SEND_REFUSALS = {
 
 @attrs.frozen
 class _Sender:
-    """What is known of a sender on a socket bound to one unicast address."""
+    """What is known of a sender to a unicast address."""
 
     peer: Sockaddr
     port: int
     source: Source
     refusal: str | None
     """Why nothing of it is heard, or None."""
+    route: Route
+    """How it comes; on the wildcard each way is another sender."""
     exempt: bool
     """Whether nothing but a served port can refuse a reply to it."""
 
@@ -77,38 +81,41 @@ class Receiver:
     __slots__ = (
         "_answers",
         "_arrival",
-        "_asks_details",
         "_batch",
         "_exchanges",
+        "_kernel_drops",
         "_most",
-        "_own_route",
-        "_recvmsg",
-        "_routes",
+        "_reads_singly",
         "_senders",
         "_sendmsg",
         "_sendto",
-        "_socket",
         "_turns_left",
+        "_ways",
         "messages",
         "port",
         "reading",
         "replies",
+        "socket",
     )
 
     def __init__(self, exchanges: Exchanges, opened: DatagramSocket) -> None:
         self._exchanges = exchanges
-        self._socket = opened
+        self.socket = opened
+        self._kernel_drops = 0
         memory = exchanges.runtime.batch_memory()
-        self._batch: Batch = open_batch(opened.sock, exchanges.limits.datagram_bytes, memory)
+        self._ways = WayReader(exchanges, opened)
+        asks = opened.asks_destination
+        self._batch: Batch = open_batch(
+            opened.sock, exchanges.limits.datagram_bytes, memory, asks_destination=asks
+        )
+        self._reads_singly = (
+            opened.mode != "unicast" or asks > self._batch.knows_destination or exchanges.endpoint.link_only
+        )
         self._most = MOST_AT_ONCE
         """Datagrams of one batch; fewer when their handlers would take more than a turn."""
         self._senders: dict[Hashable, _Sender] = {}
-        self._recvmsg = opened.sock.recvmsg
         self._sendmsg = opened.sock.sendmsg
         self._sendto = opened.sock.sendto
-        self._own_route = _own_route(opened, exchanges.interfaces)
-        self._routes: dict[bytes, Route | None] = {}
-        self._asks_details = False
         self._arrival = Arrival(exchanges, self)
         """One for all sync calls: it is not looked at after the call."""
         self._turns_left = 0
@@ -119,19 +126,25 @@ class Receiver:
         self.replies = 0
         self.reading = False
 
+    def kernel_drops(self) -> int:
+        """Return what the kernel dropped at this socket: nobody read it in time."""
+        if self.socket.sock.fileno() < 0:
+            return self._kernel_drops
+        return self.socket.kernel_drops()
+
     def start(self) -> None:
         """Read from now on."""
         runtime, wanted = self._exchanges.runtime, self._exchanges.limits.receive_buffer_bytes
-        if self._socket.receive_buffer_bytes < wanted:
+        if self.socket.receive_buffer_bytes < wanted:
             runtime.log.info(
                 "%s: the receive buffer has %d bytes, not %d (net.core.rmem_max): bursts are dropped earlier",
                 self._exchanges.endpoint,
-                self._socket.receive_buffer_bytes,
+                self.socket.receive_buffer_bytes,
                 wanted,
             )
-        if self._exchanges.slot.entry.wants_message:
-            self._ask_details()
-        runtime.reactor.add(self._socket.sock.fileno(), self.on_ready)
+        if self._exchanges.slot.entry.wants_message or self._exchanges.endpoint.link_only:
+            self._ways.ask()
+        runtime.reactor.add(self.socket.sock.fileno(), self.on_ready)
         self.reading = True
 
     def begin_drain(self) -> None:
@@ -150,15 +163,21 @@ class Receiver:
             self._stop()
             self._exchanges.on_idle()
 
+    def on_interfaces(self) -> None:
+        """Forget what was concluded from the interfaces as they were."""
+        self._ways.forget()
+        self._senders.clear()
+
     def close(self) -> None:
         """Stop and close the socket."""
         self._stop()
-        self._exchanges.runtime.reactor.close(self._socket.sock)
+        self._kernel_drops = self.kernel_drops()
+        self._exchanges.runtime.reactor.close(self.socket.sock)
 
     def _stop(self) -> None:
         if self.reading:
             self.reading = False
-            self._exchanges.runtime.reactor.remove(self._socket.sock.fileno())
+            self._exchanges.runtime.reactor.remove(self.socket.sock.fileno())
 
     def on_ready(self, _ready: int) -> None:
         """Serve what has arrived, within this turn's bound."""
@@ -169,7 +188,7 @@ class Receiver:
         exchanges = self._exchanges
         over, left = exchanges.runtime.reactor.turn_is_over, exchanges.limits.batch
         while left > 0:
-            if self._socket.asks_destination or exchanges.slot.entry.wants_message:
+            if self._reads_singly or exchanges.slot.entry.wants_message:
                 taken, more = self._receive_routed(min(left, _CLOCK_EVERY))
             else:
                 taken, more = self._receive_batch(min(left, self._most))
@@ -198,17 +217,21 @@ class Receiver:
             return 1, True
         replies: list[bytes | memoryview | None] = []
         answered, unheard = 0, 0
-        arrival.route, arrival.ancillary = self._own_route, []
+        arrival.ancillary = []
+        last: Hashable = None
+        sender: Any = None
         for data, key in received:
             reply = None
-            sender = senders.get(key) or self._meet(key)
+            if key is not last:  # a train has one key
+                last, sender = key, senders.get(key) or self._meet(key)
+                arrival.peer, arrival.source, arrival.route = sender.peer, sender.source, sender.route
             if sender.refusal is not None or len(data) > most_bytes:
                 refused[sender.refusal or "too_large"] += 1
                 unheard += 1
             else:
                 entry = slot.entry
                 call = entry.call
-                arrival.peer, arrival.source, arrival.data = sender.peer, sender.source, data
+                arrival.data = data
                 if call is None:
                     self._submit(arrival)
                 else:
@@ -230,34 +253,38 @@ class Receiver:
                 refused[_SEND_REFUSALS.get(error, "send_failed")] += 1
         spent = perf_counter() - begun
         if received:
-            self._most = max(1, min(MOST_AT_ONCE, int(TURN_SECONDS * len(received) / spent)))
-        return len(received), len(received) == most
+            self._most = max(1, min(_MOST_OF_TRAINS, int(TURN_SECONDS * len(received) / spent)))
+        return len(received), self._batch.full
 
     def _meet(self, key: Hashable) -> _Sender:
         """Judge a sender that is not known, and remember it."""
         peer = self._batch.sockaddr(key)
         source = self._exchanges.sources.look_up(peer[0])
+        route: Route | None = self._ways.own
+        if self._batch.knows_destination:
+            route = self._ways.find(self._batch.destination(key))
         if len(self._senders) >= _SENDERS_KEPT:
             self._senders.clear()  # as `Sources` does
         sender = self._senders[key] = _Sender(
             peer,
             peer[1],
             source,
-            self._refuse(peer, source, self._own_route),
+            self._refuse(peer, source, route),
+            route or self._ways.own,
             self._exchanges.guard.exempts(source, peer[1]),
         )
         return sender
 
     def _receive_routed(self, most: int) -> tuple[int, bool]:
         """Read one by one, with how each came; results as `_receive_batch`."""
-        exchanges, slot, refused = self._exchanges, self._exchanges.slot, self._exchanges.refused
+        exchanges, ways, slot = self._exchanges, self._ways, self._exchanges.slot
+        refused, arrival, most_bytes = exchanges.refused, self._arrival, exchanges.limits.datagram_bytes
         known, look_up = exchanges.sources.known, exchanges.sources.look_up
-        most_bytes = exchanges.limits.datagram_bytes
         for taken in range(most):
-            entry = slot.entry
+            if slot.entry.wants_message:
+                ways.ask()
             try:
-                # One byte more than allowed tells what is too long.
-                data, peer, route = self._read_routed(entry, most_bytes + 1)
+                datagrams, arrival.ancillary, peer, route = ways.read()
             except BlockingIOError:
                 return taken, False
             except OSError:
@@ -265,42 +292,15 @@ class Receiver:
                 return taken + 1, True
             source = known.get(peer[0]) or look_up(peer[0])
             refusal = self._refuse(peer, source, route)
-            if refusal is not None or route is None or len(data) > most_bytes:
-                refused[refusal or "too_large"] += 1
-                continue
-            self.messages += 1
-            self._handle(entry, data, peer, source, route)
-            if exchanges.closed:
-                return taken + 1, False
+            for data in datagrams:
+                if refusal is not None or route is None or len(data) > most_bytes:
+                    refused[refusal or "too_large"] += 1
+                    continue
+                self.messages += 1
+                self._handle(slot.entry, data, peer, source, route)
+                if exchanges.closed:
+                    return taken + 1, False
         return most, True
-
-    def _read_routed(self, entry: Entry, most_bytes: int) -> tuple[bytes, Sockaddr, Route | None]:
-        """Read one datagram with what the kernel says of its way."""
-        if entry.wants_message and not self._asks_details:
-            self._ask_details()
-        data, ancillary, _flags, peer = self._recvmsg(most_bytes, CONTROL_BYTES)
-        self._arrival.ancillary = ancillary
-        # Usually the destination is all there is.
-        control = ancillary[0][2] if len(ancillary) == 1 else find_destination(ancillary)
-        try:
-            return data, peer, self._routes[control]
-        except KeyError:
-            return data, peer, self._find_route(control)
-
-    def _ask_details(self) -> None:
-        self._socket.ask_details()
-        self._asks_details = True
-
-    def _find_route(self, control: bytes) -> Route | None:
-        """Return the route, or None for what was not meant for this endpoint."""
-        route = read_route(control, self._exchanges.interfaces) if control else None
-        if route is None or (route.interface == 0 and not self._socket.asks_destination):
-            # Queued before the option was set, on a socket that does without.
-            return None if self._socket.asks_destination else self._own_route
-        if len(self._routes) >= _ROUTES_KEPT:
-            self._routes.clear()
-        found = self._routes[control] = route if self._socket.accepts(route) else None
-        return found
 
     def _refuse(self, peer: Sockaddr, source: Source, route: Route | None) -> str | None:
         """Return why no handler may see this datagram, or None."""
@@ -310,8 +310,20 @@ class Receiver:
             return "other_destination"
         if source.loopback and route.interface not in self._exchanges.interfaces.loopback_indexes:
             return "false_loopback"
-        own = route.mode != "unicast" and source.own and peer[1] == self.port
-        return "own" if own and not self._exchanges.endpoint.receive_own else None
+        endpoint = self._exchanges.endpoint
+        if route.mode != "unicast" and source.own and peer[1] == self.port and not endpoint.receive_own:
+            return "own"
+        if endpoint.link_only and self._came_from_afar(source, route):
+            return "off_link"
+        return None
+
+    def _came_from_afar(self, source: Source, route: Route) -> bool:
+        """Tell whether a router may have passed it on."""
+        # Both sides of such a protocol send 255, which no router lets through (RFC 5082).
+        sends_most = self._exchanges.endpoint.ttl == MOST_HOPS and not source.loopback
+        if sends_most and read_details(self._arrival.ancillary).ttl != MOST_HOPS:
+            return True
+        return not source.own and not self._exchanges.interfaces.on_link(route.interface, source.address)
 
     def _handle(self, entry: Entry, data: bytes, peer: Sockaddr, source: Source, route: Route) -> None:
         """Call the handlers, or have a runner call them."""
@@ -354,8 +366,11 @@ class Receiver:
         if refusal is not None:
             exchanges.refuse_reply(refusal, len(arrival.data), len(payload))
             return None
+        if exchanges.guard.comes_back(peer[:2], arrival.data, payload, now):
+            exchanges.refused["returned"] += 1
+            return None
         if arrival.route.mode != "unicast":
-            exchanges.delay(DelayedReply(exchanges, self, bytes(payload), arrival))
+            exchanges.delay(DelayedReply(exchanges, self, bytes(payload), arrival), arrival.data)
             return None
         return payload
 
@@ -382,14 +397,3 @@ class Receiver:
             self._exchanges.refused[_SEND_REFUSALS.get(error.errno or 0, "send_failed")] += 1
         else:
             self.replies += 1
-
-
-def _own_route(opened: DatagramSocket, interfaces: Interfaces) -> Route:
-    """Return how everything comes to a socket bound to one unicast address.
-
-    Which interface is not asked there. For a loopback address it is known;
-    elsewhere a loopback source can't prove itself and is not heard.
-    """
-    loopback = parse_address(opened.host).is_loopback
-    index = min(interfaces.loopback_indexes, default=0) if loopback else 0
-    return Route(mode=opened.mode, local=opened.host, interface=index)

@@ -16,11 +16,12 @@ import trio
 from oread.dispatch import Failed
 from oread.endpoints import Endpoint
 from oread.errors import HandlerError, MessageError, TimedOut
+from oread.listeners.watch import InterfaceWatch
 from oread.messages import Peer
 from oread.protocols.sequence import SequenceStatistics
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Failure, Registry
-from oread.sockets.batches import BatchMemory
+from oread.sockets.vectors import BatchMemory
 
 LOGS_PER_SECOND = 10
 """Handler failures logged with a traceback; one that fails for every message must not fill the disk."""
@@ -117,12 +118,19 @@ class Runtime:
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
     _batch_memory: BatchMemory | None = None
+    _watch: InterfaceWatch | None = None
 
     def batch_memory(self) -> BatchMemory:
         """Return where datagrams of all UDP sockets are received, made when it is first needed."""
         if self._batch_memory is None:
             self._batch_memory = BatchMemory()
         return self._batch_memory
+
+    def interface_watch(self) -> InterfaceWatch:
+        """Return who tells UDP endpoints of the interfaces, made when it is first needed."""
+        if self._watch is None:
+            self._watch = InterfaceWatch(self.reactor)
+        return self._watch
 
     def stop(self, failed: Failed) -> None:
         """End the service with a handler's failure; the first one counts."""

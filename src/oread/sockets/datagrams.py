@@ -11,16 +11,19 @@ Set on every socket, with the reason:
   joined to any socket on the port.
 * SO_BROADCAST=0: receiving does not need it, and an answer to a forged
   broadcast source then fails with EACCES in the kernel.
-* IP_RECVERR stays off: on an unconnected socket one peer's ICMP error would
-  surface as the failure of a send to another (libuv #4447).
+* IP_RECVERR=0, also where a socket handed in has it on: one peer's ICMP error
+  would surface as the failure of a send to another (libuv #4447), and what is
+  not fetched from the error queue keeps the socket ready for ever.
 * SO_REUSEADDR only on group-bound sockets: on unicast it lets any other user
   bind the port and take its datagrams.
-* Groups and broadcast: TTL 1, so that an answer to a forged far-away source
-  ends on this link.
+* Groups and broadcast: TTL 1 if no other is asked for, so that an answer to a
+  forged far-away source ends on this link.
 
-Not here: reading loops, guards and handlers (`oread.listeners.datagrams`).
-How several are read at once is in `oread.sockets.batches`. Left for later:
-UDP_GRO and UDP_SEGMENT; more than 20 memberships on one socket.
+A group on more interfaces than one socket can join (20) has further sockets,
+bound alike. Not here: reading loops, guards and handlers
+(`oread.listeners.datagrams`); what follows when interfaces come and go
+(`oread.sockets.following`); how several datagrams are read at once
+(`oread.sockets.batches`).
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ import contextlib
 import errno
 import socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Set as AbstractSet
+from ipaddress import IPv4Address
 from typing import Any
 
 import attrs
@@ -38,17 +42,20 @@ from oread.endpoints import Endpoint
 from oread.errors import EndpointError
 from oread.limits import DatagramLimits
 from oread.sockets import options
-from oread.sockets.interfaces import Interface, Interfaces, Mode, parse_address, read_interfaces
+from oread.sockets.interfaces import Mode, parse_address, read_interfaces
+from oread.sockets.memberships import join
+from oread.sockets.plans import Plan, plan_sockets
 from oread.sockets.routes import Route
 
 _PORT_TRIES = 16
 """Tries to find one free port on several addresses before EADDRINUSE is raised."""
 _GROUP_HOPS = 1
 """RFC 1112 6.1: the default reach of a multicast datagram, here of its answers too."""
-_LINK_SCOPES = (1, 2)
-"""Interface-local and link-local groups (RFC 4291 2.7) mean another group on every link."""
-_STORAGE_BYTES = 128
-"""sizeof(struct sockaddr_storage), the same on Linux and macOS."""
+_ECN_BITS = 2
+"""The low bits of the field are not of the service class (RFC 3168 5)."""
+_MEMORY_INFO = struct.Struct("=9I")
+_FULL = (errno.ENOBUFS, errno.ENOMEM)
+"""A socket holds 20 memberships on Linux (net.ipv4.igmp_max_memberships)."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -58,8 +65,11 @@ class DatagramSocket:
     Args:
         host: the address it serves, without a zone.
         wildcard: bound to every address, so the destination has to be asked.
-        accepted: indexes of the interfaces it takes datagrams from; empty is any.
+        accepted: indexes of the interfaces it takes datagrams from, of a group
+            those where it is joined; None is any. The one thing that changes.
         receive_buffer_bytes: what the kernel granted.
+        scope: index of the link that it is bound to; 0 is none.
+        adopted: somebody else's, whose memberships stay as they are.
     """
 
     sock: socket.socket
@@ -67,8 +77,10 @@ class DatagramSocket:
     host: str
     port: int
     wildcard: bool
-    accepted: frozenset[int]
+    accepted: set[int] | None
     receive_buffer_bytes: int
+    scope: int = 0
+    adopted: bool = False
 
     @property
     def asks_destination(self) -> bool:
@@ -79,31 +91,38 @@ class DatagramSocket:
         """Return whether what came this way was meant for this endpoint."""
         if self.mode != "unicast" and route.local != self.host:
             return False
-        return route.mode == self.mode and (not self.accepted or route.interface in self.accepted)
+        return route.mode == self.mode and (self.accepted is None or route.interface in self.accepted)
+
+    def kernel_drops(self) -> int:
+        """Return what the kernel dropped here: the receive buffer was full."""
+        return kernel_drops(self.sock)
 
     def ask_details(self) -> None:
-        """Have the kernel tell destination, TTL and time of each datagram."""
+        """Have the kernel tell destination, TTL, fragments and time of each datagram."""
         ask_details(self.sock)
 
 
-@attrs.frozen(kw_only=True)
-class _Plan:
-    """One socket to be opened: where to bind it and what to join."""
-
-    family: socket.AddressFamily
-    mode: Mode
-    host: str
-    scope: int
-    joins: tuple[int, ...]
+def kernel_drops(sock: socket.socket) -> int:
+    """Return what the kernel dropped at a socket: its receive buffer was full."""
+    if options.SO_MEMINFO == options.ABSENT or not isinstance(sock, socket.socket):
+        return 0
+    # sock_diag(7): the ninth number, SK_MEMINFO_DROPS.
+    numbers = sock.getsockopt(socket.SOL_SOCKET, options.SO_MEMINFO, _MEMORY_INFO.size)
+    drops: int = _MEMORY_INFO.unpack(numbers)[8]
+    return drops
 
 
 def ask_details(sock: socket.socket) -> None:
-    """Have the kernel tell destination, TTL and time of each datagram."""
+    """Have the kernel tell destination, TTL, fragments and time of each datagram."""
     _ask_destination(sock)
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVTTL, 1)
+        if options.IP_RECVFRAGSIZE != options.ABSENT:
+            sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVFRAGSIZE, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVHOPLIMIT, 1)
+        if options.IPV6_RECVFRAGSIZE != options.ABSENT:
+            sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVFRAGSIZE, 1)
     if options.SO_TIMESTAMPNS != options.ABSENT:
         sock.setsockopt(socket.SOL_SOCKET, options.SO_TIMESTAMPNS, 1)
 
@@ -134,7 +153,7 @@ def open_datagram_sockets(endpoint: Endpoint) -> list[DatagramSocket]:
     """
     limits_of(endpoint)
     interfaces = read_interfaces()
-    plans = _plan(endpoint, interfaces)
+    plans = plan_sockets(endpoint, interfaces)
     for tries_left in reversed(range(_PORT_TRIES)):
         try:
             return _open_all(endpoint, plans)
@@ -161,7 +180,7 @@ def adopt_datagram_socket(sock: socket.socket, endpoint: Endpoint) -> DatagramSo
     mode = read_interfaces().mode(parse_address(host))
     sock.setblocking(False)
     _set_options(sock, endpoint, mode, host)
-    return _finish(sock, mode, str(parse_address(host)), ())
+    return attrs.evolve(_finish(sock, mode, str(parse_address(host)), None), adopted=True)
 
 
 def open_sending_socket(
@@ -223,148 +242,150 @@ def set_manner(sock: socket.socket, *, hops: int | None, loop: bool, dscp: int) 
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
 
 
-def _plan(endpoint: Endpoint, interfaces: Interfaces) -> list[_Plan]:
-    """Say which sockets an endpoint needs, one per exact address."""
-    found = socket.getaddrinfo(
-        endpoint.host,
-        endpoint.port,
-        type=socket.SOCK_DGRAM,
-        proto=socket.IPPROTO_UDP,
-        flags=socket.AI_PASSIVE,
-    )
-    plans: list[_Plan] = []
-    for family, _, _, _, sockaddr in found:
-        address = parse_address(str(sockaddr[0]))
-        mode = interfaces.mode(address)
-        _check_options(endpoint, mode)
-        zone = int(sockaddr[3]) if len(sockaddr) > 3 else 0
-        chosen = _choose(endpoint, interfaces, family, mode, zone)
-        indexes = tuple(each.index for each in chosen)
-        by_link = isinstance(address, IPv6Address) and address.packed[1] & 0xF in _LINK_SCOPES
-        if mode == "multicast" and by_link:
-            # Such a group is bound with its link, and the socket then hears only that one.
-            plans += [
-                _Plan(family=family, mode=mode, host=str(address), scope=index, joins=(index,))
-                for index in indexes
-            ]
-        else:
-            plans.append(_Plan(family=family, mode=mode, host=str(address), scope=zone, joins=indexes))
-    return list(dict.fromkeys(plans))
-
-
-def _check_options(endpoint: Endpoint, mode: Mode) -> None:
-    """Refuse the options that mean nothing for this mode."""
-    wrong = {
-        "source": endpoint.source is not None and mode != "multicast",
-        "interface": endpoint.interface is not None and mode == "unicast",
-        "shared": endpoint.shared and mode == "unicast",
-        "reuse_port": endpoint.reuse_port and mode != "unicast",
-    }
-    for name, found in wrong.items():
-        if found:
-            raise EndpointError(f"{endpoint}: the option {name} does not fit a {mode} address")
-
-
-def _choose(
-    endpoint: Endpoint, interfaces: Interfaces, family: int, mode: Mode, zone: int
-) -> tuple[Interface, ...]:
-    """Return the interfaces a group or broadcast is heard on; () is any."""
-    wanted = endpoint.interface if endpoint.interface is not None else zone or None
-    if mode == "unicast":
-        return ()
-    if wanted is not None:
-        return (interfaces.find(wanted),)
-    if mode == "broadcast":
-        return ()
-    chosen = interfaces.joinable(family)
-    if not chosen:
-        raise OSError(errno.ENODEV, f"no interface is up that can join {endpoint.host}")
-    return chosen
-
-
-def _open_all(endpoint: Endpoint, plans: list[_Plan]) -> list[DatagramSocket]:
+def _open_all(endpoint: Endpoint, plans: list[Plan]) -> list[DatagramSocket]:
     opened: list[DatagramSocket] = []
     port = endpoint.port
     with contextlib.ExitStack() as cleanup:
         for plan in plans:
-            sock = cleanup.enter_context(socket.socket(plan.family, socket.SOCK_DGRAM, socket.IPPROTO_UDP))
-            opened.append(_open(sock, endpoint, plan, port))
-            port = opened[-1].port
+            same = [_open(endpoint, plan, port)]
+            cleanup.callback(same[0].sock.close)
+            for index in plan.indexes or () if plan.mode == "multicast" else ():
+                further = join_group(endpoint, same, index)
+                if further is not None:
+                    cleanup.callback(further.sock.close)
+                    same.append(further)
+            opened += same
+            port = same[0].port
         cleanup.pop_all()
     return opened
 
 
-def _open(sock: socket.socket, endpoint: Endpoint, plan: _Plan, port: int) -> DatagramSocket:
-    """Set, bind and join one fresh socket, which the caller closes."""
-    sock.setblocking(False)
-    _set_options(sock, endpoint, plan.mode, plan.host)
-    if plan.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    if endpoint.reuse_port or (endpoint.shared and plan.mode == "broadcast"):
+def join_group(endpoint: Endpoint, same: list[DatagramSocket], index: int) -> DatagramSocket | None:
+    """Join a group on one more interface.
+
+    Args:
+        endpoint: whose group it is.
+        same: its sockets, of which one may have room.
+        index: of the interface.
+
+    Returns:
+        A further socket, joined, when these are full; the caller closes it.
+
+    Raises:
+        OSError: as the system said it.
+    """
+    for each in same:
+        assert each.accepted is not None
+        try:
+            join(each.sock, each.host, index, endpoint.source)
+        except OSError as error:
+            if error.errno in _FULL:
+                continue
+            if error.errno != errno.EADDRINUSE:  # else it has joined already
+                raise
+        each.accepted.add(index)
+        return None
+    return _open_beside(endpoint, same[0], index)
+
+
+def open_link(endpoint: Endpoint, host: str, index: int, port: int) -> DatagramSocket:
+    """Open the socket of a link-scoped group on one link, joined; the caller closes it.
+
+    Raises:
+        OSError: as the system said it.
+    """
+    plan = Plan(family=socket.AF_INET6, mode="multicast", host=host, scope=index, indexes=(index,))
+    opened = _open(endpoint, plan, port)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(opened.sock.close)
+        join_group(endpoint, [opened], index)
+        cleanup.pop_all()
+    return opened
+
+
+def _open_beside(endpoint: Endpoint, first: DatagramSocket, index: int) -> DatagramSocket:
+    """Open another socket on a group's address, joined on one interface.
+
+    SO_REUSEPORT is set for as long as that takes: later no other process can
+    come beside them.
+    """
+    plan = Plan(
+        family=first.sock.family, mode=first.mode, host=first.host, scope=first.scope, indexes=(index,)
+    )
+    first.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(first.sock.setsockopt, socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        opened = _open(endpoint, plan, first.port, beside=True)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(opened.sock.close)
+        join(opened.sock, opened.host, index, endpoint.source)
+        assert opened.accepted is not None
+        opened.accepted.add(index)
+        cleanup.pop_all()
+    return opened
+
+
+def _open(endpoint: Endpoint, plan: Plan, port: int, *, beside: bool = False) -> DatagramSocket:
+    """Open, set and bind one socket, which the caller closes; join nothing."""
+    with contextlib.ExitStack() as cleanup:
+        sock = cleanup.enter_context(socket.socket(plan.family, socket.SOCK_DGRAM, socket.IPPROTO_UDP))
+        sock.setblocking(False)
+        _set_options(sock, endpoint, plan.mode, plan.host)
+        if plan.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _set_sharing(sock, endpoint, plan.mode, beside=beside)
+        host = plan.host
+        if plan.mode != "unicast" and not options.LINUX:
+            host = "0.0.0.0" if plan.family == socket.AF_INET else "::"  # noqa: S104 - filtered by destination
+        sock.bind((host, port) if plan.family == socket.AF_INET else (host, port, 0, plan.scope))
+        if beside and not endpoint.shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        # A group is accepted where it is joined, which comes next.
+        accepted = () if plan.mode == "multicast" else plan.indexes
+        opened = _finish(sock, plan.mode, plan.host, accepted)
+        cleanup.pop_all()
+    return attrs.evolve(opened, scope=plan.scope)
+
+
+def _set_sharing(sock: socket.socket, endpoint: Endpoint, mode: Mode, *, beside: bool) -> None:
+    if endpoint.reuse_port or beside or (endpoint.shared and mode == "broadcast"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    elif endpoint.shared and options.LINUX:
+    if endpoint.shared and mode == "multicast" and options.LINUX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     elif endpoint.shared:
         # The BSDs share a group's port only with this one.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    host = plan.host
-    if plan.mode != "unicast" and not options.LINUX:
-        host = "0.0.0.0" if plan.family == socket.AF_INET else "::"  # noqa: S104 - filtered by destination
-    sock.bind((host, port) if plan.family == socket.AF_INET else (host, port, 0, plan.scope))
-    if plan.mode == "multicast":
-        for index in plan.joins:
-            _join(sock, plan, index, endpoint.source)
-    return _finish(sock, plan.mode, plan.host, plan.joins)
 
 
 def _set_options(sock: socket.socket, endpoint: Endpoint, mode: Mode, host: str) -> None:
     """Set what an endpoint's socket needs, if possible before it is bound."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits_of(endpoint).receive_buffer_bytes)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-    if sock.family == socket.AF_INET6 and options.IPV6_MULTICAST_ALL != options.ABSENT:
+    if sock.family == socket.AF_INET6 and options.LINUX:
         sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_MULTICAST_ALL, 0)
-    elif sock.family == socket.AF_INET and options.IP_MULTICAST_ALL != options.ABSENT:
+        sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVERR, 0)
+    elif options.LINUX:
         sock.setsockopt(socket.IPPROTO_IP, options.IP_MULTICAST_ALL, 0)
+        sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVERR, 0)
     if mode != "unicast" or parse_address(host).is_unspecified:
         # Asked only once it is bound, the first datagrams would come without.
         _ask_destination(sock)
-    if mode != "unicast" and sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, _GROUP_HOPS)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _GROUP_HOPS)
-    elif mode != "unicast":
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, _GROUP_HOPS)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _GROUP_HOPS)
+    hops = endpoint.ttl or (_GROUP_HOPS if mode != "unicast" else None)
+    if hops is not None and sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
+    elif hops is not None:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
+    if endpoint.dscp is not None and sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, endpoint.dscp << _ECN_BITS)
+    elif endpoint.dscp is not None:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, endpoint.dscp << _ECN_BITS)
 
 
-def _join(sock: socket.socket, plan: _Plan, index: int, source: str | None) -> None:
-    """Join a group on one interface (RFC 3678 5.1), of one source if named."""
-    level = socket.IPPROTO_IP if plan.family == socket.AF_INET else socket.IPPROTO_IPV6
-    # `0L` aligns what follows as sockaddr_storage is; macOS packs to 4 bytes.
-    request = struct.pack("@I0L" if options.LINUX else "@I", index) + _storage(plan.family, plan.host)
-    if source is None:
-        sock.setsockopt(level, options.MCAST_JOIN_GROUP, request)
-        return
-    try:
-        request += _storage(plan.family, source)
-    except OSError:
-        raise EndpointError(f"source={source} is not an address of the group's kind") from None
-    sock.setsockopt(level, options.MCAST_JOIN_SOURCE_GROUP, request)
-
-
-def _storage(family: int, host: str) -> bytes:
-    """Pack a sockaddr_storage without port.
-
-    Raises:
-        OSError: the host is no numeric address of this family.
-    """
-    packed = socket.inet_pton(family, host)
-    gap = bytes(2) if family == socket.AF_INET else bytes(6)
-    size = 16 if family == socket.AF_INET else 28
-    head = struct.pack("=H", family) if options.LINUX else struct.pack("=BB", size, family)
-    return (head + gap + packed).ljust(_STORAGE_BYTES, b"\0")
-
-
-def _finish(sock: socket.socket, mode: Mode, host: str, joins: tuple[int, ...]) -> DatagramSocket:
+def _finish(
+    sock: socket.socket, mode: Mode, host: str, accepted: AbstractSet[int] | tuple[int, ...] | None
+) -> DatagramSocket:
     bound: tuple[Any, ...] = sock.getsockname()
     return DatagramSocket(
         sock=sock,
@@ -372,7 +393,7 @@ def _finish(sock: socket.socket, mode: Mode, host: str, joins: tuple[int, ...]) 
         host=host,
         port=bound[1],
         wildcard=parse_address(bound[0]).is_unspecified,
-        accepted=frozenset(joins),
+        accepted=None if accepted is None else set(accepted),
         receive_buffer_bytes=_granted_bytes(sock),
     )
 

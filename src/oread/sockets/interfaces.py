@@ -92,6 +92,11 @@ class Interfaces:
             return "multicast"
         return "broadcast" if address in self.broadcasts else "unicast"
 
+    def on_link(self, index: int, address: IpAddress) -> bool:
+        """Tell whether an address is of a network that an interface is on."""
+        networks = (network for each in self.all if each.index == index for network in each.addresses)
+        return any(network.version == address.version and address in network.network for network in networks)
+
     def find(self, name_or_index: str | int) -> Interface:
         """Return the interface of this name or index.
 

@@ -19,7 +19,7 @@ Ancillary = list[tuple[int, int, bytes]]
 """Control messages in the shape of `socket.sendmsg`."""
 
 CONTROL_BYTES = 256
-"""Room for PKTINFO (v6: 40), TTL (24) and a timestamp (32), with their headers; doubled."""
+"""Room for PKTINFO (v6: 40), TTL, fragments, UDP_GRO (24 each) and a timestamp (32), with their headers."""
 
 
 @attrs.frozen(kw_only=True)
@@ -83,20 +83,27 @@ class Details:
 
     Args:
         timestamp: seconds since the epoch.
+        fragment_bytes: the longest of the IP fragments that it came in; None, it was whole.
     """
 
     ttl: int | None = None
+    fragment_bytes: int | None = None
     timestamp: float | None = None
 
 
 def read_details(ancillary: Ancillary) -> Details:
     """Read the control messages that `ask_details` asked for."""
-    ttl, timestamp = None, None
+    ttl, timestamp, fragment_bytes = None, None, None
     for level, kind, value in ancillary:
         match level, kind:
             case (socket.IPPROTO_IP, options.IP_TTL_CONTROL) | (socket.IPPROTO_IPV6, options.IPV6_HOPLIMIT):
                 ttl = int.from_bytes(value, sys.byteorder)
+            case (socket.IPPROTO_IP, options.IP_RECVFRAGSIZE) | (
+                socket.IPPROTO_IPV6,
+                options.IPV6_RECVFRAGSIZE,
+            ):
+                fragment_bytes = int.from_bytes(value, sys.byteorder)
             case (socket.SOL_SOCKET, options.SO_TIMESTAMPNS):
                 seconds, nanoseconds = struct.unpack("@ll", value)
                 timestamp = seconds + nanoseconds / 1e9
-    return Details(ttl=ttl, timestamp=timestamp)
+    return Details(ttl=ttl, timestamp=timestamp, fragment_bytes=fragment_bytes)

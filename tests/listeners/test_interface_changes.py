@@ -1,0 +1,220 @@
+"""UDP endpoints while interfaces come, go and come back.
+
+In network namespaces; what is joined again is shown by a machine on the link
+that asks until it is answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+
+import attrs
+import pytest
+import trio
+
+from listeners.machines import (
+    GROUP,
+    GROUP6,
+    LIMIT_SECONDS,
+    NO_DELAY,
+    SERVED,
+    Host,
+    Machines,
+    ask,
+    ask_until_answered,
+    counts,
+    forge,
+    needs_namespaces,
+    run_ip,
+    write_settings,
+)
+
+pytestmark = needs_namespaces
+needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/sys/net/ipv6"), reason="this kernel has no IPv6")
+
+
+@attrs.frozen
+class Pair:
+    """Two machines, whose links can be made and taken away."""
+
+    near: Host
+    far: Host
+
+    def link(self, number: int) -> None:
+        """Join both by one more link, `eth<number>`, with addresses."""
+        name = f"eth{number}"
+        run_ip(
+            *("-n", self.near.namespace, "link", "add", name, "type", "veth"),
+            *("peer", "name", name, "netns", self.far.namespace),
+        )
+        for host, last in ((self.near, 1), (self.far, 2)):
+            run_ip("-n", host.namespace, "addr", "add", f"10.78.{number}.{last}/24", "brd", "+", "dev", name)
+            run_ip("-n", host.namespace, "link", "set", name, "up")
+
+    def unlink(self, number: int) -> None:
+        """Take a link away, with both its ends."""
+        run_ip("-n", self.near.namespace, "link", "del", f"eth{number}")
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Make two machines with one link."""
+    prefix = f"oread-{os.getpid()}-p"
+    hosts = Host(f"{prefix}a", "10.78.0.1"), Host(f"{prefix}b", "10.78.0.2")
+    made: list[str] = []
+    try:
+        for host in hosts:
+            run_ip("netns", "add", host.namespace)
+            made.append(host.namespace)
+            host.enter(write_settings)
+            run_ip("-n", host.namespace, "link", "set", "lo", "up")
+        pair = Pair(*hosts)
+        pair.link(0)
+        yield pair
+    finally:
+        for namespace in made:
+            run_ip("netns", "del", namespace)
+
+
+@pytest.mark.parametrize("option", ["", "interface=eth0&"])
+async def test_group_is_joined_again_when_its_interface_is_recreated(
+    pair: Pair, machines: Machines, option: str
+) -> None:
+    """Guard 18: after delete and recreate the group is heard again, by name and on all alike."""
+    await machines.serve(pair.far, f"udp://{GROUP}:{SERVED}/echo?{option}{NO_DELAY}")
+    peer = await machines.peer(pair.near)
+    assert await ask(peer, b"before", GROUP) == "10.78.0.2"
+    pair.unlink(0)
+    pair.link(0)
+    assert await ask_until_answered(await machines.peer(pair.near), GROUP) == "10.78.0.2"
+
+
+@pytest.mark.parametrize(
+    ("host", "zone", "option"),
+    [(GROUP6, "%25eth0", ""), (GROUP6, "", ""), ("ff15::7777", "", "interface=eth0&")],
+)
+@needs_ipv6
+async def test_ipv6_group_is_joined_again(
+    pair: Pair, machines: Machines, host: str, zone: str, option: str
+) -> None:
+    """Guard 18 for IPv6: a socket of the new link replaces that of the old one."""
+    listener = await machines.serve(pair.far, f"udp://[{host}{zone}]:{SERVED}/echo?{option}{NO_DELAY}")
+    await ask_until_answered(await machines.peer(pair.near, family=socket.AF_INET6), host)
+    before = listener.statistics().messages
+    assert before
+    for _ in range(2):
+        pair.unlink(0)
+        pair.link(0)
+        await ask_until_answered(await machines.peer(pair.near, family=socket.AF_INET6), host)
+    assert listener.statistics().messages > before
+
+
+async def test_link_going_down_and_up_is_survived(pair: Pair, machines: Machines) -> None:
+    """Guard 18: a membership outlives its link being set down."""
+    await machines.serve(pair.far, f"udp://{GROUP}:{SERVED}/echo?{NO_DELAY}")
+    for state in ("down", "up"):
+        run_ip("-n", pair.far.namespace, "link", "set", "eth0", state)
+    peer = await machines.peer(pair.near)
+    assert await ask_until_answered(peer, GROUP) == "10.78.0.2"
+
+
+async def test_new_interface_is_joined_when_none_is_named(pair: Pair, machines: Machines) -> None:
+    """An interface that comes later is served as those that were there; a named one stays the only one."""
+    everywhere = await machines.serve(pair.far, f"udp://{GROUP}:{SERVED}/echo?{NO_DELAY}")
+    only = await machines.serve(pair.far, f"udp://{GROUP}:7008/echo?interface=eth0&{NO_DELAY}")
+    pair.link(1)
+    peer = await machines.peer(pair.near, interface="eth1", address="10.78.1.1")
+    await peer.sendto(b"not here", (GROUP, 7_008))
+    assert await ask_until_answered(peer, GROUP) == "10.78.1.2"
+    assert everywhere.statistics().messages
+    assert counts(only) == (0, 0, {})
+
+
+async def test_guards_follow_the_addresses(pair: Pair, machines: Machines) -> None:
+    """Guard 3: the broadcast address of a network that came later is no source."""
+    listener = await machines.serve(pair.far, f"udp://0.0.0.0:{SERVED}/echo")
+    raw = await machines.raw(pair.near)
+    pair.link(1)
+    target = ("10.78.1.2", SERVED)
+    with trio.fail_after(LIMIT_SECONDS):
+        while not listener.statistics().refused.get("bad_source"):
+            raw.sendto(forge(("10.78.1.255", 40_000), target, b"forged"), target)
+            await trio.lowlevel.checkpoint()
+
+
+async def test_more_interfaces_than_one_socket_can_join(pair: Pair, machines: Machines) -> None:
+    """Guard 19: a group is heard on 24 interfaces, and still after the last of them was recreated."""
+    for number in range(1, 24):
+        pair.link(number)
+    listener = await machines.serve(pair.far, f"udp://{GROUP}:{SERVED}/echo?{NO_DELAY}")
+    for number in (0, 1, 20, 23):
+        peer = await machines.peer(pair.near, interface=f"eth{number}", address=f"10.78.{number}.1")
+        assert await ask(peer, b"x", GROUP) == f"10.78.{number}.2"
+    assert counts(listener)[:2] == (4, 4)
+    pair.unlink(23)
+    pair.link(23)
+    peer = await machines.peer(pair.near, interface="eth23", address="10.78.23.1")
+    assert await ask_until_answered(peer, GROUP) == "10.78.23.2"
+
+
+async def test_nobody_comes_beside_the_sockets_of_a_group(pair: Pair, machines: Machines) -> None:
+    """Further sockets of a group leave its address to this endpoint alone."""
+    for number in range(1, 24):
+        pair.link(number)
+    await machines.serve(pair.far, f"udp://{GROUP}:{SERVED}/echo")
+
+    def bind() -> int | None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                sock.bind((GROUP, SERVED))
+            except OSError as error:
+                return error.errno
+        return None
+
+    assert await pair.far.do(bind) == errno.EADDRINUSE
+
+
+async def test_leaving_gives_back_what_following_opened(pair: Pair, machines: Machines) -> None:
+    """After the end no descriptor is left of the sockets opened meanwhile."""
+    before = open_sockets()
+    listener = await machines.serve(pair.far, f"udp://[{GROUP6}]:{SERVED}/echo?{NO_DELAY}")
+    pair.link(1)
+    peer = await machines.peer(pair.near, family=socket.AF_INET6, interface="eth1")
+    await ask_until_answered(peer, GROUP6)
+    peer.close()
+    assert len(open_sockets()) > len(before)
+    listener.abort()
+    assert open_sockets() == before
+
+
+def open_sockets() -> set[str]:
+    """Return every socket that this process has open, by inode."""
+    links = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # of the listing itself
+            links.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return {link for link in links if link.startswith("socket:")}
+
+
+async def test_kernel_drops_are_counted(pair: Pair, machines: Machines) -> None:
+    """Guard 25: what found the receive buffer full is in the statistics, before and after the end."""
+    listener = await machines.serve(
+        pair.far, f"udp://10.78.0.2:{SERVED}/echo?receive_buffer_bytes=4096&prefix_burst=1000"
+    )
+    raw, target = await machines.raw(pair.near), ("10.78.0.2", SERVED)
+    for number in range(50):
+        raw.sendto(forge(("10.78.0.1", 40_000 + number), target, bytes(500)), target)
+    with trio.fail_after(LIMIT_SECONDS):
+        while True:
+            messages, _, refused = counts(listener)
+            if messages + refused.get("receive_full", 0) == 50:
+                break
+            await trio.lowlevel.checkpoint()
+    assert refused["receive_full"] > 0
+    listener.abort()
+    assert counts(listener)[2]["receive_full"] == refused["receive_full"]
