@@ -16,6 +16,7 @@ NAMES = [
         "Bound",
         "Busy",
         "Client",
+        "CutShort",
         "Datagram",
         "DatagramLimits",
         "DrainReport",
@@ -25,7 +26,7 @@ NAMES = [
     *("HandlerCancelled", "HandlerError", "HandlerInfo", "Headers", "HttpLimits", "HttpRequest"),
     *("HttpResponse", "ItemStream", "Message", "MessageError", "NotAllowed", "NotFound", "OreadError"),
     "Peer",
-    *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service"),
+    *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service", "SlowBody"),
     *("Statistics", "StreamLimits"),
     *("TimedOut", "TooLarge", "connect", "open_service", "serve"),
 ]

@@ -61,6 +61,19 @@ class TooLarge(MessageError):
     reason = "too_large"
 
 
+class CutShort(BadRequest):
+    """The peer left before its message was complete."""
+
+    reason = "cut_short"
+
+
+class SlowBody(MessageError):
+    """The body of a request came too slowly (RFC 9110 15.5.9)."""
+
+    status = 408
+    reason = "slow_body"
+
+
 class HandlerError(MessageError):
     """The handler failed, or returned what its transport cannot send."""
 

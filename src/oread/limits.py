@@ -76,6 +76,8 @@ class HttpLimits(StreamLimits):
     fields: int = _count(100, 1, 10_000)
     body_bytes: int = _count(1 << 20, 0, 1 << 40)
     """A body as the handler gets it, decoded from its framing; beyond it 413."""
+    stream_bytes: int = _count(1 << 30, 0, 1 << 50)
+    """A body that its handler takes part by part (`AsyncIterator[bytes]`); beyond it 413."""
     chunk_line_bytes: int = _count(4_096, 16, 65_536)
     chunk_extension_bytes: int = _count(4_096, 0, 1 << 20)
     """All chunk extensions of one body together (CVE-2023-39326)."""

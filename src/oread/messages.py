@@ -147,6 +147,17 @@ class HttpRequest(Message):
     """What stands behind the `?`, still encoded; empty when there is none."""
     headers: Headers = Headers(())
     version: str = "1.1"
+    _trailers: Headers | Callable[[], Headers] = attrs.field(default=Headers(()), repr=False)
+
+    @property
+    def trailers(self) -> Headers:
+        """The fields that came behind a chunked body, apart from `headers`.
+
+        Nothing is in it before the body's end, where a handler takes the body
+        part by part. What a trailer says is the peer's word alone: never take
+        one for a field (RFC 9110 6.5.1).
+        """
+        return self._trailers() if callable(self._trailers) else self._trailers
 
     @property
     def query_items(self) -> list[tuple[str, str]]:

@@ -107,6 +107,8 @@ class Entry:
     """Middleware around the handlers, the outermost first."""
     shield: bool = False
     """Some handler must not be cancelled because its peer is gone."""
+    takes_parts: bool = False
+    """One handler takes its payload as `Parts`, no other takes it: it may be given before it has come."""
 
     def entry_for_method(self, method: str) -> Entry:
         """Return the entry that serves one HTTP method of this event.

@@ -21,6 +21,7 @@ from urllib.parse import quote
 import attrs
 import msgspec
 
+from oread.dispatch.parts import PARTS
 from oread.dispatch.payload import BYTES_TYPE, JSON_TYPE, TEXT_TYPE
 from oread.dispatch.signature import Plan, plain_kind, read_signature, resolve_signature, split_union
 from oread.dispatch.table import Pattern
@@ -29,7 +30,13 @@ from oread.messages import HttpResponse, Reply, ServerSentEvent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 EVENTS_TYPE = "text/event-stream"
 LINES_TYPE = "application/x-ndjson"
-MEDIA_TYPES = {"bytes": BYTES_TYPE, "memoryview": BYTES_TYPE, "str": TEXT_TYPE, "json": JSON_TYPE}
+MEDIA_TYPES = {
+    "bytes": BYTES_TYPE,
+    "memoryview": BYTES_TYPE,
+    PARTS: BYTES_TYPE,
+    "str": TEXT_TYPE,
+    "json": JSON_TYPE,
+}
 INDEX = "index"
 """The event of the path `/`."""
 DESCRIBED_METHODS = ("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE")

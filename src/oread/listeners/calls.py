@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from oread.dispatch import Entry, Failed
+from oread.dispatch.parts import Parts
 from oread.dispatch.payload import is_stream
 from oread.errors import HandlerCancelled
 from oread.listeners.connection import Connection
@@ -57,7 +58,7 @@ class CallingConnection(Connection):
 
     # an async call
 
-    def submit(self, entry: Entry, data: bytes) -> None:
+    def submit(self, entry: Entry, data: bytes | Parts) -> None:
         """Have a runner call the async handlers of an entry, once there is a place."""
         self.flags |= BUSY
         self.job = (entry, data)

@@ -38,6 +38,7 @@ from oread.listeners.states import (
     READ_BYTES,
     SMALL_BYTES,
     UNWATCHED,
+    UPLOADING,
 )
 from oread.messages import Address, Peer
 from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE, Runner
@@ -241,7 +242,7 @@ class Connection:
             self._owner.reactor.remove(self.fd)
             self.flags |= UNWATCHED | MASKED
             return
-        if ready & READ_HANGUP and not self.flags & PEER_GONE:
+        if ready & READ_HANGUP and not self.flags & (PEER_GONE | UPLOADING):
             self.flags |= PEER_GONE
             self.on_peer_gone()
         self.flags |= MASKED
@@ -255,7 +256,7 @@ class Connection:
         interest = 0
         if flags & LINGERING or not flags & _NO_READ:
             interest = READABLE
-        elif flags & BUSY and self.watches_peer and not flags & (PEER_GONE | INPUT_ENDED):
+        elif flags & BUSY and self.watches_peer and not flags & (PEER_GONE | INPUT_ENDED | UPLOADING):
             interest = READ_HANGUP
         if flags & PENDING:
             interest |= WRITABLE

@@ -11,13 +11,14 @@ rate, idle between requests; the age of a connection ends it after an answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from oread.dispatch import Failed
-from oread.errors import Busy, HandlerCancelled, HandlerError, MessageError
+from oread.dispatch import Failed, is_stream
+from oread.errors import Busy, CutShort, HandlerCancelled, HandlerError, MessageError, TooLarge
+from oread.listeners.http_bodies import BODY_GRACE_SECONDS, RequestBody, UploadingConnection
 from oread.listeners.http_replies import failure_parts, response_parts
-from oread.listeners.http_streams import HttpOwner, StreamingHttpConnection
+from oread.listeners.http_streams import HttpOwner
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import is_refusal
 from oread.listeners.states import (
@@ -33,33 +34,34 @@ from oread.listeners.states import (
     PEER_GONE,
     PENDING,
     READ_BYTES,
+    READING,
     STREAMING,
+    UPLOADING,
 )
-from oread.messages import HttpRequest
-from oread.protocols.http1 import END, Event, HttpServerProtocol, State
+from oread.messages import Headers, HttpRequest
+from oread.protocols.http1 import END, Event, State
+from oread.protocols.http1_body import BODY_TOO_LONG
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import Refusal
 from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response
 
-BODY_GRACE_SECONDS = 5.0
-"""How long a body may be slower than `body_rate_bytes`."""
 EVENTS_PER_LOOK = 16
 """Parts of a body that are taken between two looks at the clock."""
 NEWCOMER_SECONDS = 1.0
 """How long a connection that has not been read yet is safe from giving way to a newer one."""
+_NO_TRAILERS = Headers(())
 
 # A member of an Enum costs 50 ns at each look (CPython 3.11).
 _IDLE = State.IDLE
 
 
-class HttpConnection(StreamingHttpConnection):
+class HttpConnection(UploadingConnection):
     """One HTTP/1.1 connection; the origin of its present request's message."""
 
     __slots__ = (
         "_began",
         "_body",
         "_opened",
-        "_protocol",
         "_requests",
         "_state",
         "captures",
@@ -69,7 +71,6 @@ class HttpConnection(StreamingHttpConnection):
 
     def __init__(self, owner: HttpOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
-        self._protocol = HttpServerProtocol(owner.limits)
         self._opened = self._began = self.received
         self._requests = 0
         self._state = State.IDLE
@@ -103,7 +104,11 @@ class HttpConnection(StreamingHttpConnection):
             query=head.query,
             headers=head.headers,
             version=head.version,
+            trailers=_NO_TRAILERS if head.length >= 0 else self._trailers(data),
         )
+
+    def _trailers(self, data: object) -> Headers | Callable[[], Headers]:
+        return data.trailers if isinstance(data, RequestBody) else Headers(self._protocol.trailers)
 
     def report(self, failed: Failed) -> None:
         """Count and log what a handler raised."""
@@ -126,7 +131,9 @@ class HttpConnection(StreamingHttpConnection):
     def on_input_end(self) -> None:
         """Drop a request that was cut short: its body is never passed on."""
         refusal = self._protocol.receive_eof()
-        if refusal is not None:
+        if self._upload is not None:
+            self._upload.fail(CutShort("the connection ended within the body"))
+        elif refusal is not None:
             self._owner.count("cut_short")
             self.flags |= CLOSING
 
@@ -187,6 +194,13 @@ class HttpConnection(StreamingHttpConnection):
             return self._refuse(head, error)
         if head.length == 0:
             return self._dispatch(b"")
+        in_parts = self._entry.takes_parts and head.method not in ("GET", "HEAD")
+        limits = self._owner.limits
+        if head.length > (limits.stream_bytes if in_parts else limits.body_bytes):
+            self._entry = None
+            return self._refuse(head, TooLarge(BODY_TOO_LONG.reason))
+        if in_parts:
+            return self._dispatch_early(head)
         self._body = bytearray()
         self._began = self._owner.reactor.now
         return None
@@ -226,12 +240,36 @@ class HttpConnection(StreamingHttpConnection):
             return None
         return self.encode(head, self._owner.copy_context().run(entry.call, self, body))
 
+    def _dispatch_early(self, head: RequestHead) -> bytes | None:
+        """Call the handlers before the body has come, or have a runner do so."""
+        entry = self._entry
+        assert entry is not None
+        body = self.begin_upload()
+        reply: Any
+        if entry.call is not None:
+            self.flags |= BUSY  # until its iterator is, or its answer is there
+            reply = self._owner.copy_context().run(entry.call, self, body)
+            if is_stream(reply) is None:
+                self.end_upload(reply)
+                self.flags &= ~BUSY
+        elif entry.gate is not None and entry.gate.running >= entry.gate.limit:
+            reply = Failed(Busy("too many calls of this event are at work"))
+            self.end_upload(reply)
+        else:
+            self.submit(entry, body)
+            return None
+        return self.encode(head, reply)
+
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""
         before = self.flags
-        if before & STREAMING:
-            self.end_stream(result)
-            return
+        if before & (STREAMING | UPLOADING):
+            if before & STREAMING:
+                self.end_stream(result)
+                return
+            if before & CLOSED or is_stream(result) is None:
+                self.end_upload(result)
+                before = self.flags
         cancelled = isinstance(result, Failed) and isinstance(result.error, HandlerCancelled)
         if before & CLOSED or (before & PEER_GONE and cancelled):
             self.end_call()
@@ -318,7 +356,8 @@ class HttpConnection(StreamingHttpConnection):
             gone = self._began + limits.gone_seconds
             return min(gone, super().next_deadline()) if self.flags & PENDING else gone
         if self.flags & (LINGERING | PENDING | BUSY):
-            return super().next_deadline()
+            soonest = super().next_deadline()
+            return min(soonest, self.upload_deadline()) if self.flags & READING else soonest
         if self._state is State.HEAD:
             return self._began + limits.head_seconds
         if self._state is State.BODY:
@@ -336,6 +375,8 @@ class HttpConnection(StreamingHttpConnection):
         if self._is_abandoned():
             self._owner.count("peer_gone")
             self.cancel_handler()
+        elif self.flags & READING and self._owner.reactor.now >= self.upload_deadline():
+            self.end_slow_upload()
         elif self.flags & (LINGERING | PENDING):
             super().on_expired()
         elif self._state is State.IDLE:
