@@ -32,6 +32,8 @@ JSONRPC = "jsonrpc"
 
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
+_PRODUCT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}(/[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64})?")
+
 LOOPBACK = "127.0.0.1"
 """What an empty host means: every interface has to be said."""
 
@@ -61,6 +63,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _product(text: str) -> str:
+    if not _PRODUCT.fullmatch(text):
+        raise ValueError("must be a product such as oread or oread/1.0 (RFC 9110 10.2.4)")
+    return text
+
+
 FAILURE_POLICIES = ("isolate", "close", "stop")
 """What a handler's failure ends: its exchange, also its connection, or the service."""
 _STREAM_OPTIONS: Mapping[str, Callable[[str], Any]] = {
@@ -75,6 +83,7 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "reuse_port": _boolean,
         "openapi": _boolean,
         "rpc": _path,
+        "server": _product,
         "failure": _STREAM_OPTIONS["failure"],
     },
     "udp": {
@@ -110,6 +119,8 @@ class Endpoint:
     framing: str = "raw"
     rpc: str | None = None
     """Of `http`: the path where JSON-RPC is served."""
+    server: str | None = None
+    """Of `http`: what the Server field says; None sends none, so that nobody learns what to try."""
     openapi: bool = False
     """Of `http`: whether GET /openapi.json describes what is served."""
     reply: str | None = None

@@ -127,5 +127,5 @@ class Entry:
             entry = self.by_method.get("*")
         if entry is None:
             allowed = set(self.by_method) - {"*"}
-            raise NotAllowed(tuple(sorted(allowed | ({"HEAD"} if "GET" in allowed else set()))))
+            raise NotAllowed(tuple(sorted(allowed | {"OPTIONS"} | ({"HEAD"} if "GET" in allowed else set()))))
         return entry

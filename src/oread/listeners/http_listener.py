@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from oread.dispatch import Entry
 from oread.dispatch.schema import INDEX
 from oread.endpoints import Endpoint
-from oread.errors import NotFound
+from oread.errors import NotAllowed, NotFound
 from oread.limits import HttpLimits
 from oread.listeners.acceptor import ListeningSocket
 from oread.listeners.connection import Connection
@@ -35,6 +35,12 @@ SERVER_OPTIONS = Entry(event="*", call=_tell_options)
 """What answers `OPTIONS *`, which asks of the server and of no event (RFC 9110 9.3.7)."""
 
 
+def _make_options_entry(event: str, allowed: Sequence[str]) -> Entry:
+    """Make what answers OPTIONS of an event whose handlers name other methods (RFC 9110 9.3.7)."""
+    response = HttpResponse(status=204, headers=(("Allow", ", ".join(allowed)),))
+    return Entry(event=event, call=lambda _origin, _body: response)
+
+
 class HttpListener(ConnectionListener):
     """The open sockets of one `http` endpoint, with what they accepted.
 
@@ -49,6 +55,7 @@ class HttpListener(ConnectionListener):
         super().__init__(runtime, endpoint, sockets)
         self._date = b""
         self._date_ends = -math.inf
+        self._server = b"" if endpoint.server is None else b"\r\nServer: " + endpoint.server.encode("ascii")
         self._eldest: deque[tuple[float, HttpConnection]] = deque()
         self._own: dict[str, Entry] = {"*": SERVER_OPTIONS}
         if endpoint.openapi:
@@ -82,16 +89,21 @@ class HttpListener(ConnectionListener):
         if found is None:
             raise NotFound(f"nothing is served at {head.path}")
         entry, captures = found
-        entry = entry.entry_for_method(head.method)
+        try:
+            entry = entry.entry_for_method(head.method)
+        except NotAllowed as error:
+            if head.method != "OPTIONS":
+                raise
+            return _make_options_entry(entry.event, error.allowed), captures
         if entry.takes_json and head.length and head.method not in ("GET", "HEAD"):
             check_json_type(head.headers)
         return entry, captures
 
     def date(self) -> bytes:
-        """Return the Date field's value, made once a second."""
+        """Return the Date field's value, made once a second; behind it the Server field, if one is sent."""
         if self.reactor.now >= self._date_ends:
             now = time.time()
-            self._date = http_date(now)
+            self._date = http_date(now) + self._server
             self._date_ends = self.reactor.now + 1.0 - now % 1.0
         return self._date
 

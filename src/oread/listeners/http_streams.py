@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from oread.dispatch import Entry, Failed
+from oread.errors import HandlerError
 from oread.limits import HttpLimits
 from oread.listeners.calls import CallingConnection
 from oread.listeners.http_items import HttpItems
 from oread.listeners.roles import Owner, Socket
-from oread.listeners.states import CLOSING
+from oread.listeners.states import CLOSED, CLOSING
 from oread.listeners.streaming import StreamedReply
 from oread.protocols.http1_head import RequestHead
 
@@ -87,12 +88,15 @@ class StreamingHttpConnection(CallingConnection):
 
     def end_stream(self, failed: Failed | None) -> None:
         """Go on as after any reply; the silence is watched no more."""
-        self.job.form.stop_watch()
+        form = self.job.form
+        form.stop_watch()
+        if failed is None and form.left and not self.flags & CLOSED:
+            failed = Failed(HandlerError(f"a reply ends {form.left} bytes before its declared length"))
         super().end_stream(failed)
 
     def break_off(self, stream: StreamedReply) -> None:
-        """Close without the last chunk, or by a reset where there are no chunks."""
-        if stream.form.chunked:
+        """Close without the last chunk, or short of the length; by a reset where there is neither."""
+        if stream.form.chunked or stream.form.left is not None:
             self.close()
         else:
             super().break_off(stream)
