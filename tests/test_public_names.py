@@ -22,6 +22,7 @@ NAMES = [
         "DrainReport",
         "Endpoint",
         "EndpointError",
+        "FileReply",
     ),
     *("HandlerCancelled", "HandlerError", "HandlerInfo", "Headers", "HttpLimits", "HttpRequest"),
     *("HttpResponse", "ItemStream", "Message", "MessageError", "NotAllowed", "NotFound", "OreadError"),

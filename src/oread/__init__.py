@@ -28,7 +28,17 @@ from oread.errors import (
     TooLarge,
 )
 from oread.limits import DatagramLimits, HttpLimits, StreamLimits
-from oread.messages import Datagram, Headers, HttpRequest, HttpResponse, Message, Peer, Reply, ServerSentEvent
+from oread.messages import (
+    Datagram,
+    FileReply,
+    Headers,
+    HttpRequest,
+    HttpResponse,
+    Message,
+    Peer,
+    Reply,
+    ServerSentEvent,
+)
 from oread.registry import (
     Attachment,
     Failure,
@@ -55,6 +65,7 @@ __all__ = [
     "Endpoint",
     "EndpointError",
     "Failure",
+    "FileReply",
     "HandlerAbandoned",
     "HandlerCancelled",
     "HandlerChange",

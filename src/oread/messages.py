@@ -7,6 +7,7 @@ listener hands in a function, a test hands in the value.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -220,6 +221,37 @@ class HttpResponse:
     body: bytes = attrs.field(default=b"", converter=_to_bytes)
     status: int = 200
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_to_pairs)
+
+
+def _to_path(value: str | os.PathLike[str]) -> str:
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise TypeError("a path is a str or a PathLike of str")
+    return path
+
+
+@attrs.frozen
+class FileReply:
+    """An answer that is the content of a file.
+
+    By HTTP it is sent by the kernel where it can (sendfile(2)), with its type,
+    length and validators, as a part where one is asked for, and not at all to
+    who has it already. On other transports its content is the payload, up to
+    1 MiB. What is no regular file is `NotFound`.
+
+    Args:
+        path: of the file.
+        root: a directory that the path, which must be relative then, may not
+            leave: for paths that came from a peer. Who can write there while
+            it is served is trusted.
+        content_type: what HTTP says of it; None goes by its name.
+        headers: more `(name, value)` pairs, such as `Cache-Control`.
+    """
+
+    path: str = attrs.field(converter=_to_path)
+    root: str | None = attrs.field(default=None, kw_only=True, converter=attrs.converters.optional(_to_path))
+    content_type: str | None = attrs.field(default=None, kw_only=True)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True, converter=_to_pairs)
 
 
 def _check_one_line(_instance: object, attribute: attrs.Attribute[Any], value: str | None) -> None:

@@ -25,7 +25,7 @@ from oread.dispatch.parts import PARTS
 from oread.dispatch.payload import BYTES_TYPE, JSON_TYPE, TEXT_TYPE
 from oread.dispatch.signature import Plan, plain_kind, read_signature, resolve_signature, split_union
 from oread.dispatch.table import Pattern
-from oread.messages import HttpResponse, Reply, ServerSentEvent
+from oread.messages import FileReply, HttpResponse, Reply, ServerSentEvent
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 EVENTS_TYPE = "text/event-stream"
@@ -241,7 +241,7 @@ def _replies(annotation: Any) -> Iterator[_Reply]:
         origin = get_origin(each) or each
         if each is None or each is type(None):
             yield _Reply("")
-        elif isinstance(origin, type) and issubclass(origin, (Reply, HttpResponse)):
+        elif isinstance(origin, type) and issubclass(origin, (Reply, HttpResponse, FileReply)):
             yield _Reply("*/*")
         elif origin in _STREAMS:
             yield _stream((*get_args(each), Any)[0])

@@ -22,7 +22,7 @@ from oread.dispatch.payload import is_stream
 from oread.errors import HandlerCancelled
 from oread.listeners.connection import Connection
 from oread.listeners.states import BUSY, CLOSED, CLOSING, GATED, MASKED, PEER_GONE, STREAMING, WAITING
-from oread.listeners.streaming import AwaitedReply, PulledReply, StreamedReply
+from oread.listeners.streaming import AwaitedReply, PulledReply, SteppedReply, StreamedReply
 
 NO_LINGER = struct.pack("ii", 1, 0)
 """Closing discards what is not sent, and resets (socket(7), SO_LINGER)."""
@@ -165,7 +165,9 @@ class CallingConnection(Connection):
     @property
     def shielded(self) -> bool:
         """Whether its handler must not be cancelled because the peer is gone."""
-        return self.job is not None and bool(self._entry_called().shield)
+        if self.flags & STREAMING:
+            return bool(self.job.shield)
+        return self.job is not None and bool(self.job[0].shield)
 
     def resume(self) -> None:
         """Go on: what was pending is written, or little enough."""
@@ -196,7 +198,7 @@ class CallingConnection(Connection):
             self.flags &= ~WAITING
             self._entry_called().gate.forget(self._on_place)
             self.finish(cancelled)
-        elif isinstance(self.job, PulledReply):
+        elif isinstance(self.job, SteppedReply):
             self.job.stop(cancelled)
         else:
             self._owner.runners.cancel(self)

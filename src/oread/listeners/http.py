@@ -16,7 +16,8 @@ from typing import Any
 
 from oread.dispatch import Failed, is_stream
 from oread.errors import Busy, CutShort, HandlerCancelled, HandlerError, MessageError, TooLarge
-from oread.listeners.http_bodies import BODY_GRACE_SECONDS, RequestBody, UploadingConnection
+from oread.listeners.http_bodies import BODY_GRACE_SECONDS, RequestBody
+from oread.listeners.http_files import FileConnection
 from oread.listeners.http_replies import failure_parts, response_parts
 from oread.listeners.http_streams import HttpOwner
 from oread.listeners.roles import Socket
@@ -38,7 +39,7 @@ from oread.listeners.states import (
     STREAMING,
     UPLOADING,
 )
-from oread.messages import Headers, HttpRequest
+from oread.messages import FileReply, Headers, HttpRequest
 from oread.protocols.http1 import END, Event, State
 from oread.protocols.http1_body import BODY_TOO_LONG
 from oread.protocols.http1_head import RequestHead
@@ -55,7 +56,7 @@ _NO_TRAILERS = Headers(())
 _IDLE = State.IDLE
 
 
-class HttpConnection(UploadingConnection):
+class HttpConnection(FileConnection):
     """One HTTP/1.1 connection; the origin of its present request's message."""
 
     __slots__ = (
@@ -314,9 +315,15 @@ class HttpConnection(UploadingConnection):
                 )
             except MessageError as error:
                 # Looked for here, so that what can be sent as it is pays nothing.
-                if self.stream(head, reply):
+                if isinstance(reply, FileReply):
+                    response = self.answer_file(head, reply)
+                    if not isinstance(response, Failed):
+                        return response
+                    reply = response
+                elif self.stream(head, reply):
                     return None
-                reply = Failed(error)
+                else:
+                    reply = Failed(error)
         if owner.endpoint.failure == "close" and not is_refusal(reply.error):
             self.flags |= CLOSING
             close = True

@@ -82,7 +82,9 @@ class StreamingHttpConnection(CallingConnection):
             self.flags |= CLOSING
         if failed is None:
             self._owner.replies += 1
-            self.write(stream.form.end())
+            end = stream.form.end()
+            if end:
+                self.write(end)
         else:
             self.write(self.encode(self._head, failed) or b"")
 
