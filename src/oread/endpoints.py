@@ -8,6 +8,7 @@ with what would be right. An endpoint is a frozen value and holds no socket.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,6 +34,8 @@ JSONRPC = "jsonrpc"
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 _PRODUCT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}(/[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64})?")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LOOPBACK = "127.0.0.1"
 """What an empty host means: every interface has to be said."""
@@ -69,6 +72,10 @@ def _product(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(entry) for entry in text.split(","))
+
+
 FAILURE_POLICIES = ("isolate", "close", "stop")
 """What a handler's failure ends: its exchange, also its connection, or the service."""
 _STREAM_OPTIONS: Mapping[str, Callable[[str], Any]] = {
@@ -84,6 +91,7 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "openapi": _boolean,
         "rpc": _path,
         "server": _product,
+        "trusted_proxies": _networks,
         "failure": _STREAM_OPTIONS["failure"],
     },
     "udp": {
@@ -121,6 +129,8 @@ class Endpoint:
     """Of `http`: the path where JSON-RPC is served."""
     server: str | None = None
     """Of `http`: what the Server field says; None sends none, so that nobody learns what to try."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Of `http`: whose `Forwarded` or `X-Forwarded-*` fields are believed."""
     openapi: bool = False
     """Of `http`: whether GET /openapi.json describes what is served."""
     reply: str | None = None

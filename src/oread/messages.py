@@ -25,6 +25,11 @@ class Peer:
     address: Address
     transport: str
 
+    @property
+    def host(self) -> str | None:
+        """The address without its port, or the path; None when it is not known."""
+        return self.address[0] if isinstance(self.address, tuple) else self.address
+
     def __str__(self) -> str:
         """Return `127.0.0.1:50001`, `[::1]:50001`, a path, or `unknown`."""
         return format_address(self.address)
@@ -136,6 +141,16 @@ class Message:
 
 
 @attrs.frozen(kw_only=True)
+class Forwarded:
+    """What trusted proxies tell of a request (RFC 7239)."""
+
+    address: tuple[str, int] | None
+    """Of the client; the port is 0 where it was not told, and all is None where it was hidden."""
+    scheme: str | None = None
+    host: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class HttpRequest(Message):
     """A message that came by HTTP (RFC 9110, RFC 9112)."""
 
@@ -149,6 +164,9 @@ class HttpRequest(Message):
     headers: Headers = Headers(())
     version: str = "1.1"
     _trailers: Headers | Callable[[], Headers] = attrs.field(default=Headers(()), repr=False)
+    _look_behind: Callable[[Address, Headers], Forwarded | None] | None = attrs.field(
+        default=None, repr=False, eq=False
+    )
 
     @property
     def trailers(self) -> Headers:
@@ -159,6 +177,37 @@ class HttpRequest(Message):
         one for a field (RFC 9110 6.5.1).
         """
         return self._trailers() if callable(self._trailers) else self._trailers
+
+    @property
+    def client(self) -> Peer:
+        """Who sent it, as trusted proxies tell (`trusted_proxies=`); without them the peer.
+
+        Raises:
+            BadRequest: what they tell is malformed. The same holds for `scheme` and `host`.
+        """
+        behind = self._forwarded()
+        return self.peer if behind is None else Peer(behind.address, self.transport)
+
+    @property
+    def scheme(self) -> str:
+        """What the client used: `http` or `https`."""
+        behind = self._forwarded()
+        if behind is not None and behind.scheme is not None:
+            return behind.scheme
+        return "https" if self.transport == "https" else "http"
+
+    @property
+    def host(self) -> str:
+        """The authority that the client asked for; empty when there is none (HTTP/1.0)."""
+        behind = self._forwarded()
+        if behind is not None and behind.host is not None:
+            return behind.host
+        if self.target.startswith("/"):
+            return self.headers.get("host", "") or ""
+        return self.target.partition("://")[2].partition("/")[0].partition("?")[0]
+
+    def _forwarded(self) -> Forwarded | None:
+        return None if self._look_behind is None else self._look_behind(self.peer.address, self.headers)
 
     @property
     def query_items(self) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import trio
 
 import oread
 
+TRUSTING = "?trusted_proxies=127.0.0.1"
 KEPT = b"GET /bytes HTTP/1.1\r\nHost: a\r\n\r\n"
 """What shows, behind another request, that the connection was kept."""
 
@@ -277,3 +278,49 @@ async def test_a_half_closed_client_is_answered(serve_memory: Any) -> None:
     """Its end of input ends nothing that it asked for (RFC 9112 9.6)."""
     async with serve_memory("http://:0") as memory:
         assert heads(await exchange(memory, request("/waits", "Content-Length: 1", method="POST", body=b"x")))
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "answer"),
+    [
+        ("", ("X-Forwarded-For: 203.0.113.9",), "127.0.0.1 http a"),
+        ("?trusted_proxies=10.0.0.0/8", ("X-Forwarded-For: 203.0.113.9",), "127.0.0.1 http a"),
+        ("?trusted_proxies=10.0.0.0/8,127.0.0.1", ("X-Forwarded-For: 203.0.113.9",), "203.0.113.9 http a"),
+        (
+            "?trusted_proxies=127.0.0.1",
+            ("Forwarded: for=203.0.113.9;proto=https;host=b",),
+            "203.0.113.9 https b",
+        ),
+        (
+            "?trusted_proxies=127.0.0.1",
+            ("X-Forwarded-For: x",),
+            "a trusted proxy sent a malformed X-Forwarded-For",
+        ),
+    ],
+)
+async def test_forwarded_fields_are_believed_from_configured_addresses_only(
+    registry: oread.Registry, serve_one: Any, url: str, fields: tuple[str, ...], answer: str
+) -> None:
+    """On a real connection; malformed is a 400 where it is read."""
+
+    @registry.on("who")
+    def who(request: oread.HttpRequest) -> str:
+        assert request.peer.address[0] == "127.0.0.1"
+        return f"{request.client.address[0]} {request.scheme} {request.host}"
+
+    async with (
+        serve_one(f"http://127.0.0.1:0{url}") as service,
+        await trio.open_tcp_stream("127.0.0.1", service.endpoints[0].port) as stream,
+    ):
+        await stream.send_all(request("/who", *fields))
+        await stream.send_eof()
+        received = b"".join([chunk async for chunk in stream])
+    assert received.partition(b"\r\n\r\n")[2].decode().strip() == answer
+    assert received.startswith(b"HTTP/1.1 400" if "malformed" in answer else b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("listed", ["", "x", "10.0.0.1/8", "127.0.0.1,", "10.0.0.0/33"])
+def test_proxies_that_are_no_networks_are_refused(listed: str) -> None:
+    """At start."""
+    with pytest.raises(oread.EndpointError, match="trusted_proxies"):
+        oread.Endpoint.parse(f"http://:0?trusted_proxies={listed}")

@@ -106,6 +106,7 @@ class HttpConnection(FileConnection):
             headers=head.headers,
             version=head.version,
             trailers=_NO_TRAILERS if head.length >= 0 else self._trailers(data),
+            look_behind=self._owner.look_behind,
         )
 
     def _trailers(self, data: object) -> Headers | Callable[[], Headers]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from oread.dispatch import Entry
 from oread.dispatch.schema import INDEX
@@ -20,7 +20,8 @@ from oread.listeners.media_types import check_json_type
 from oread.listeners.openapi import EVENT, make_openapi_entry
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import Runtime
-from oread.messages import HttpResponse
+from oread.messages import Address, Forwarded, Headers, HttpResponse
+from oread.protocols.forwarded import TrustedProxies
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_reply import http_date
 
@@ -56,6 +57,9 @@ class HttpListener(ConnectionListener):
         self._date = b""
         self._date_ends = -math.inf
         self._server = b"" if endpoint.server is None else b"\r\nServer: " + endpoint.server.encode("ascii")
+        self.look_behind: Callable[[Address, Headers], Forwarded | None] | None = None
+        if endpoint.trusted_proxies:
+            self.look_behind = TrustedProxies(endpoint.trusted_proxies).look_behind
         self._eldest: deque[tuple[float, HttpConnection]] = deque()
         self._own: dict[str, Entry] = {"*": SERVER_OPTIONS}
         if endpoint.openapi:

@@ -5,7 +5,7 @@ How the items are written is `http_items`; when they are made, `streaming`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from oread.dispatch import Entry, Failed
@@ -16,6 +16,7 @@ from oread.listeners.http_items import HttpItems
 from oread.listeners.roles import Owner, Socket
 from oread.listeners.states import CLOSED, CLOSING
 from oread.listeners.streaming import StreamedReply
+from oread.messages import Address, Forwarded, Headers
 from oread.protocols.http1_head import RequestHead
 
 
@@ -25,6 +26,9 @@ class HttpOwner(Owner, Protocol):
     @property
     def limits(self) -> HttpLimits:
         """The bounds of the endpoint."""
+
+    look_behind: Callable[[Address, Headers], Forwarded | None] | None
+    """Tells what trusted proxies say of a request; None where none is trusted."""
 
     def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
         """Return the entry of a request and what its path captured; raises MessageError."""
