@@ -12,6 +12,7 @@ NAMES = [
     *("Attachment", "Failure", "HandlerAbandoned", "HandlerChange", "HandlerLeakWarning", "HandlerOptions"),
     *("Subscription", "SubscriptionOverflow", "SubscriptionStatistics"),
     *(
+        "AccessRecord",
         "BadRequest",
         "Bound",
         "Busy",

@@ -39,6 +39,7 @@ from oread.messages import (
     Reply,
     ServerSentEvent,
 )
+from oread.protocols.access_log import AccessRecord
 from oread.registry import (
     Attachment,
     Failure,
@@ -53,6 +54,7 @@ from oread.registry import (
 from oread.service import Bound, DrainReport, Service, Statistics, open_service, serve
 
 __all__ = [
+    "AccessRecord",
     "Attachment",
     "BadRequest",
     "Bound",

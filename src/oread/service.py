@@ -18,7 +18,7 @@ import contextvars
 import ipaddress
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import attrs
@@ -33,6 +33,7 @@ from oread.listeners.jsonrpc_http import JsonRpcHttpListener
 from oread.listeners.jsonrpc_streams import JsonRpcListener
 from oread.listeners.runtime import EndpointStatistics, Failures, Listener, Runtime
 from oread.listeners.stream_listener import StreamListener
+from oread.protocols.access_log import AccessRecord
 from oread.reactor import STALL_SECONDS, Poller, Reactor, RunnerPool, Watchdog, open_poller
 from oread.registry import Registry
 from oread.sockets.datagrams import DatagramSocket, adopt_datagram_socket, open_datagram_sockets
@@ -161,6 +162,7 @@ async def open_service(
     *endpoints: str | Endpoint | Bound,
     poller: Poller | None = None,
     stall_seconds: float = STALL_SECONDS,
+    access_log: Callable[[AccessRecord], object] | None = None,
 ) -> AsyncIterator[Service]:
     """Serve a registry on these endpoints for the length of the block.
 
@@ -173,6 +175,8 @@ async def open_service(
         stall_seconds: how long an inline handler may hold up all others before
             it is named in the log, in real time whatever the clock; looked at
             by a thread, which `math.inf` does without.
+        access_log: is called with a record of every HTTP request, when it is
+            answered or given up; it must not block. None costs nothing.
 
     Raises:
         EndpointError: a URL or option that can't be used.
@@ -192,6 +196,7 @@ async def open_service(
         context=context,
         failures=Failures(reactor, registry),
         room=descriptor_room(),
+        access_log=access_log,
     )
     watchdog = Watchdog(reactor, stall_seconds)
     body_error: BaseException | None = None
@@ -365,6 +370,7 @@ async def serve(
     registry: Registry,
     *endpoints: str | Endpoint | Bound,
     stall_seconds: float = STALL_SECONDS,
+    access_log: Callable[[AccessRecord], object] | None = None,
     task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a registry until cancelled, or until the service has been drained.
@@ -375,6 +381,7 @@ async def serve(
         registry: may be changed while it is served.
         endpoints: URLs, `Endpoint`s, or sockets already open as `Bound`.
         stall_seconds: as in `open_service`.
+        access_log: as in `open_service`.
         task_status: is given the `Service` once everything is bound.
 
     Raises:
@@ -382,6 +389,8 @@ async def serve(
 
     Cancellation: as leaving `open_service`.
     """
-    async with open_service(registry, *endpoints, stall_seconds=stall_seconds) as service:
+    async with open_service(
+        registry, *endpoints, stall_seconds=stall_seconds, access_log=access_log
+    ) as service:
         task_status.started(service)
         await service.wait_drained()

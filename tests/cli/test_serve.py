@@ -376,3 +376,26 @@ def test_a_reader_that_goes_ends_it_quietly() -> None:
     )
     os.close(writing)
     assert (result.returncode, result.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("form", ["common", "combined", "json"])
+def test_requests_are_logged_on_stdout_when_asked_for(serve: Callable[..., Any], form: str) -> None:
+    """A line for each, also for what was refused; nothing of it on stderr."""
+    daemon = serve("http://127.0.0.1:0", "--access-log", form)
+    assert daemon.hints
+    with socket.create_connection(("127.0.0.1", daemon.port()), timeout=60) as client:
+        client.sendall(b'GET /echo HTTP/1.1\r\nHost: a\r\nUser-Agent: a"b\r\n\r\nGET /%\r\n')
+        while client.recv(1000):
+            pass
+    lines = [daemon.process.stdout.readline() for _ in range(2)]
+    if form == "json":
+        first, second = map(json.loads, lines)
+        assert (first["event"], first["method"], first["status"]) == ("request", "GET", 200)
+        assert (first["user_agent"], second["method"], second["status"]) == ('a"b', None, 400)
+    else:
+        assert '"GET /echo HTTP/1.1" 200 ' in lines[0]
+        assert ('"a\\x22b"' in lines[0]) == (form == "combined")
+        assert '"-" 400 ' in lines[1]
+    daemon.signal()
+    status, log = daemon.wait()
+    assert (status, "GET" in log) == (0, False)

@@ -393,8 +393,12 @@ class HttpConnection(FileConnection):
         else:
             part = "head" if self._state is State.HEAD else "body"
             self._owner.count(f"slow_{part}")
-            self.write(encode_refusal(408, f"the {part} of the request took too long", self._owner.date()))
-            self.finish_writing()
+            self.answer_slow(part)
+
+    def answer_slow(self, part: str) -> None:
+        """Tell a peer that it took too long, and end the connection."""
+        self.write(encode_refusal(408, f"the {part} of the request took too long", self._owner.date()))
+        self.finish_writing()
 
     def _is_abandoned(self) -> bool:
         """Tell whether the grace of a peer that is gone has passed."""

@@ -44,13 +44,13 @@ _TOLD = {304: b"", 412: b"the precondition failed\n", 416: b"the range is not th
 class FileForm:
     """What is promised of a file on its way, as of any streamed reply."""
 
-    __slots__ = ("close", "left")
+    __slots__ = ("close", "left", "length")
 
     chunked: ClassVar[bool] = False
     events: ClassVar[bool] = False
 
-    def __init__(self, *, left: int, close: bool) -> None:
-        self.left = left
+    def __init__(self, *, length: int, close: bool) -> None:
+        self.left = self.length = length
         """Bytes that were promised and not yet sent."""
         self.close = close
 
@@ -86,7 +86,7 @@ class FileSending(SteppedReply):
         verdict: Verdict,
         close: bool,
     ) -> None:
-        form = FileForm(left=verdict.length, close=close)
+        form = FileForm(length=verdict.length, close=close)
         super().__init__(connection, entry, reactor=reactor, wanted=True, form=form)
         self._connection: Connection = connection
         self._head = head
@@ -94,6 +94,10 @@ class FileSending(SteppedReply):
         self._offset = verdict.start
         self.shield = True  # a peer that only ended its side still waits for the rest of its file
         self._by_kernel = isinstance(connection.socket, socket.socket)
+
+    def told(self) -> tuple[int, int]:
+        """Return the status of its head, and how much of the file was sent."""
+        return int(self._head[9:12]), self.form.length - self.form.left
 
     def let_go(self) -> None:
         """Close the file."""

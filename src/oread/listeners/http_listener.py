@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from oread.dispatch import Entry
+from oread.dispatch import Entry, Failed, isolate_call
 from oread.dispatch.schema import INDEX
 from oread.endpoints import Endpoint
 from oread.errors import NotAllowed, NotFound
@@ -15,12 +15,14 @@ from oread.limits import HttpLimits
 from oread.listeners.acceptor import ListeningSocket
 from oread.listeners.connection import Connection
 from oread.listeners.http import HttpConnection
+from oread.listeners.http_log import logging_type
 from oread.listeners.listener import ConnectionListener
 from oread.listeners.media_types import check_json_type
 from oread.listeners.openapi import EVENT, make_openapi_entry
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import Runtime
 from oread.messages import Address, Forwarded, Headers, HttpResponse
+from oread.protocols.access_log import AccessRecord
 from oread.protocols.forwarded import TrustedProxies
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_reply import http_date
@@ -54,6 +56,8 @@ class HttpListener(ConnectionListener):
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: Sequence[ListeningSocket]) -> None:
         super().__init__(runtime, endpoint, sockets)
+        kind = self.connection_kind()
+        self._make = kind if runtime.access_log is None else logging_type(kind)
         self._date = b""
         self._date_ends = -math.inf
         self._server = b"" if endpoint.server is None else b"\r\nServer: " + endpoint.server.encode("ascii")
@@ -75,9 +79,20 @@ class HttpListener(ConnectionListener):
         super().abort()
         self._reserved.remove()
 
+    def connection_kind(self) -> type[HttpConnection]:
+        """Return the kind of connection that is made of each accepted socket."""
+        return HttpConnection
+
     def make_connection(self, sock: Socket) -> Connection:
-        """Make an HTTP connection."""
-        return HttpConnection(self, sock)
+        """Make an HTTP connection, of the kind that is logged where it is to be."""
+        return self._make(self, sock)
+
+    def log_access(self, record: AccessRecord) -> None:
+        """Hand a record to the access log; what that raises harms no request."""
+        assert self.runtime.access_log is not None
+        failed = isolate_call(self.runtime.access_log, record)
+        if isinstance(failed, Failed):
+            self.runtime.failures.report("access log", failed, record.peer)
 
     def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
         """Return the entry of a request and what its path captured.

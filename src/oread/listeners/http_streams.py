@@ -17,6 +17,7 @@ from oread.listeners.roles import Owner, Socket
 from oread.listeners.states import CLOSED, CLOSING
 from oread.listeners.streaming import StreamedReply
 from oread.messages import Address, Forwarded, Headers
+from oread.protocols.access_log import AccessRecord
 from oread.protocols.http1_head import RequestHead
 
 
@@ -35,6 +36,9 @@ class HttpOwner(Owner, Protocol):
 
     def date(self) -> bytes:
         """Return the value of the Date field."""
+
+    def log_access(self, record: AccessRecord) -> None:
+        """Hand on a record, where an access log was asked for."""
 
 
 class StreamingHttpConnection(CallingConnection):

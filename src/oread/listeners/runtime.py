@@ -16,6 +16,7 @@ from oread.dispatch import Failed
 from oread.endpoints import Endpoint
 from oread.errors import HandlerError, MessageError, TimedOut
 from oread.messages import Peer
+from oread.protocols.access_log import AccessRecord
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Failure, Registry
 from oread.sockets.batches import BatchMemory
@@ -108,6 +109,8 @@ class Runtime:
     """What ended the service, on an endpoint with `failure=stop`."""
     stopping: trio.Event = attrs.field(factory=trio.Event)
     """Set when something did."""
+    access_log: Callable[[AccessRecord], object] | None = None
+    """Is given a record of every HTTP request."""
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
     _batch_memory: BatchMemory | None = None
