@@ -109,7 +109,7 @@ class Message:
 
     event: str
     data: bytes
-    """The payload; an HTTP request's body."""
+    """The payload; an HTTP request's body, empty where the handler takes it part by part."""
     transport: str = "memory"
     """`tcp`, `unix`, `http`, `udp` or `memory`."""
     captures: Mapping[str, str] = attrs.field(factory=dict)

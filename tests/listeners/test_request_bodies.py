@@ -365,6 +365,27 @@ async def test_what_a_handler_leaves_is_read_away_or_ends_the_connection(
             assert (status, headers[b"connection"], body) == (200, b"close", b"seen enough")
 
 
+@pytest.mark.parametrize("event", [b"ignores", b"refuses", b"yields"])
+async def test_an_answer_does_not_wait_for_a_body_that_is_cut_short(
+    registry: oread.Registry, uploads: Uploads, serve_memory: Any, event: bytes
+) -> None:
+    """Of a handler that does not read it, inline or not; and of none, where there is no place."""
+
+    @registry.on("refuses", limit=1)
+    async def refuses(body: AsyncIterator[bytes]) -> None:
+        await uploads.go_on.wait()
+
+    @registry.on("yields")
+    async def yields(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield b"seen enough"
+
+    async with serve_memory("http://:0") as memory:
+        await memory.client().send_all(HEAD % (b"refuses", b"Content-Length: 4\r\n"))
+        await wait_all_tasks_blocked()
+        status, _, body, _ = await ask(memory, HEAD % (event, b"Content-Length: 4\r\n") + b"ab")
+        assert (status, body) == ((503, body) if event == b"refuses" else (200, b"seen enough"))
+
+
 async def test_trailers_are_given_apart_behind_the_end(
     registry: oread.Registry, uploads: Uploads, serve_memory: Any
 ) -> None:

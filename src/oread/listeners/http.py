@@ -11,7 +11,7 @@ rate, idle between requests; the age of a connection ends it after an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from oread.dispatch import Failed, is_stream
@@ -65,7 +65,6 @@ class HttpConnection(FileConnection):
         "_opened",
         "_requests",
         "_state",
-        "captures",
     )
 
     watches_peer = True
@@ -76,7 +75,6 @@ class HttpConnection(FileConnection):
         self._requests = 0
         self._state = State.IDLE
         self._body: bytearray | None = None
-        self.captures: Mapping[str, str] = {}
 
     def open(self) -> None:
         """Begin to serve it; asked early, so that a short idle deadline is kept too."""
@@ -202,7 +200,7 @@ class HttpConnection(FileConnection):
             self._entry = None
             return self._refuse(head, TooLarge(BODY_TOO_LONG.reason))
         if in_parts:
-            return self._dispatch_early(head)
+            return self.dispatch_early(head)
         self._body = bytearray()
         self._began = self._owner.reactor.now
         return None
@@ -241,26 +239,6 @@ class HttpConnection(FileConnection):
             self.submit(entry, body)
             return None
         return self.encode(head, self._owner.copy_context().run(entry.call, self, body))
-
-    def _dispatch_early(self, head: RequestHead) -> bytes | None:
-        """Call the handlers before the body has come, or have a runner do so."""
-        entry = self._entry
-        assert entry is not None
-        body = self.begin_upload()
-        reply: Any
-        if entry.call is not None:
-            self.flags |= BUSY  # until its iterator is, or its answer is there
-            reply = self._owner.copy_context().run(entry.call, self, body)
-            if is_stream(reply) is None:
-                self.end_upload(reply)
-                self.flags &= ~BUSY
-        elif entry.gate is not None and entry.gate.running >= entry.gate.limit:
-            reply = Failed(Busy("too many calls of this event are at work"))
-            self.end_upload(reply)
-        else:
-            self.submit(entry, body)
-            return None
-        return self.encode(head, reply)
 
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""

@@ -14,18 +14,20 @@ Source: RFC 9110 10.1.1 (100-continue), RFC 9112 9.3 (unread bodies).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
 import trio
 
-from oread.dispatch import Failed
+from oread.dispatch import Failed, is_stream
 from oread.dispatch.parts import Parts
-from oread.errors import BadRequest, CutShort, MessageError, SlowBody, TooLarge
+from oread.errors import BadRequest, Busy, CutShort, MessageError, SlowBody, TooLarge
 from oread.limits import HttpLimits
 from oread.listeners.http_streams import HttpOwner, StreamingHttpConnection
 from oread.listeners.roles import Socket
 from oread.listeners.states import (
+    BUSY,
     CLOSED,
     CLOSING,
     FULL,
@@ -38,8 +40,9 @@ from oread.listeners.states import (
     UPLOADING,
 )
 from oread.listeners.waiter import Waiter
-from oread.messages import Headers
+from oread.messages import Headers, HttpRequest
 from oread.protocols.http1 import END, HttpServerProtocol
+from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import Refusal
 from oread.protocols.http1_reply import CONTINUE
 
@@ -180,7 +183,7 @@ class RequestBody(Parts):
 class UploadingConnection(StreamingHttpConnection):
     """An HTTP connection as far as a handler takes a body from it."""
 
-    __slots__ = ("_protocol", "_upload")
+    __slots__ = ("_protocol", "_upload", "captures")
 
     def __init__(self, owner: HttpOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
@@ -188,17 +191,35 @@ class UploadingConnection(StreamingHttpConnection):
         self._protocol.length_limit = max(owner.limits.body_bytes, owner.limits.stream_bytes)
         self._upload: RequestBody | None = None
         """Set while `UPLOADING`."""
+        self.captures: Mapping[str, str] = {}
 
-    def begin_upload(self) -> RequestBody:
-        """Make the body of the present request, for its handler."""
+    def message(self, data: bytes | memoryview) -> HttpRequest:
+        """Make the message of the present request."""
+        raise NotImplementedError
+
+    def dispatch_early(self, head: RequestHead) -> bytes | None:
+        """Call the handlers before the body has come, or have a runner do so."""
+        entry = self._entry
+        assert entry is not None
         self._protocol.body_limit = self._owner.limits.stream_bytes
-        self._upload = RequestBody(self)
-        self.flags |= UPLOADING
-        return self._upload
+        body = self._upload = RequestBody(self)
+        self.flags |= UPLOADING | BUSY  # in an exchange, whatever is read before its answer is there
+        reply: Any
+        if entry.call is not None:
+            reply = self._owner.copy_context().run(entry.call, self, body)
+        elif entry.gate is not None and entry.gate.running >= entry.gate.limit:
+            reply = Failed(Busy("too many calls of this event are at work"))
+        else:
+            self.submit(entry, body)
+            return None
+        if is_stream(reply) is None:
+            self.end_upload(reply)
+            self.flags &= ~BUSY
+        return self.encode(head, reply)
 
     def end_upload(self, reply: Any) -> None:
         """Read away what the handler left, or have the connection end with the answer."""
-        upload, self._upload = self._upload, None
+        upload = self._upload
         assert upload is not None
         error = upload.detach()
         told = isinstance(reply, Failed) and reply.error is error  # it is counted with the handler's failure
@@ -207,6 +228,7 @@ class UploadingConnection(StreamingHttpConnection):
         if error is not None or not self._discard_body():
             self.flags |= CLOSING
         self.flags &= ~(UPLOADING | READING)
+        self._upload = None
 
     def _discard_body(self) -> bool:
         """Read away what is there; tell whether that was all of the body."""
