@@ -200,10 +200,15 @@ async def test_fields_that_the_file_makes_are_refused(
 ) -> None:
     """Two entity tags would be none; nothing stays open."""
     registry.on("own", lambda: oread.FileReply(root / "a.txt", headers=[("ETag", '"mine"')]))
-    registry.on("bad", lambda: oread.FileReply(root / "a.txt", headers=[("X", "a\r\nb")]))
+    for at, headers in enumerate(
+        ([("X", "a\r\nb")], [(1, "a")], [("a",)], ["etag"], [("Content-Length", "1")])
+    ):
+        registry.on(f"bad{at}", lambda headers=headers: oread.FileReply(root / "a.txt", headers=headers))
+    registry.on("surrogate", lambda: oread.FileReply("\ud800"))
     async with serve_memory("http://:0") as memory:
-        assert (await ask(memory, get("/own")))[0] == 500
-        assert (await ask(memory, get("/bad")))[0] == 500
+        for target in ("own", *(f"bad{at}" for at in range(5))):
+            assert (await ask(memory, get(f"/{target}")))[0] == 500, target
+        assert (await ask(memory, get("/surrogate")))[0] == 404
         assert descriptors() == set()
 
 

@@ -365,6 +365,18 @@ async def test_what_a_handler_leaves_is_read_away_or_ends_the_connection(
             assert (status, headers[b"connection"], body) == (200, b"close", b"seen enough")
 
 
+async def test_a_flood_of_tiny_chunks_is_not_read_away(
+    registry: oread.Registry, uploads: Uploads, serve_memory: Any
+) -> None:
+    """What a handler leaves is dropped within a bound of work, not only of bytes."""
+    async with serve_memory("http://:0") as memory:
+        client = memory.client()
+        chunks = b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n"
+        await client.send_all(HEAD % (b"ignores", CHUNKED) + chunks)
+        status, headers, body, _ = answer(await client.receive_all())
+        assert (status, headers[b"connection"], body) == (200, b"close", b"seen enough")
+
+
 @pytest.mark.parametrize("event", [b"ignores", b"refuses", b"yields"])
 async def test_an_answer_does_not_wait_for_a_body_that_is_cut_short(
     registry: oread.Registry, uploads: Uploads, serve_memory: Any, event: bytes
@@ -485,6 +497,7 @@ async def test_a_body_is_for_one_task_and_for_its_request(
             await anext(kept[0])
         uploads.go_on.set()
         assert answer(await client.receive_all())[0] == 204
+        await wait_all_tasks_blocked()
         assert len(closed) == 1
         await read()
         assert len(closed) == 2

@@ -71,22 +71,33 @@ def open_file(reply: FileReply) -> OpenFile:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO would wait for its writer
     try:
         fd = os.open(path, flags | (os.O_NOFOLLOW if reply.root is not None else 0))
-    except OSError as error:
+        found = _look_at(fd)
+    except (OSError, ValueError) as error:  # ValueError: no path at all, such as a lone surrogate in it
         raise _explain(error) from error
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(fd)
-        raise NotFound("there is no such file")
     now = time.time()
     is_settled = now - found.st_mtime >= SETTLED_SECONDS
     etag = f'"{found.st_size:x}-{found.st_mtime_ns:x}-{found.st_ino:x}"'
     return OpenFile(
         fd=fd,
         size=found.st_size,
-        modified=int(min(found.st_mtime, now)),
+        modified=max(0, int(min(found.st_mtime, now))),
         etag=etag if is_settled else f"W/{etag}",
         is_settled=is_settled,
     )
+
+
+def _look_at(fd: int) -> os.stat_result:
+    """Return what the kernel knows of an open file; closes it when it is no regular one."""
+    regular = False
+    try:
+        found = os.fstat(fd)
+        regular = stat.S_ISREG(found.st_mode)
+    finally:
+        if not regular:
+            os.close(fd)
+    if not regular:
+        raise FileNotFoundError(errno.ENOENT, "no regular file")
+    return found
 
 
 def _resolve(reply: FileReply) -> str:
@@ -100,15 +111,15 @@ def _resolve(reply: FileReply) -> str:
     try:
         root = os.path.realpath(reply.root)
         real = os.path.realpath(os.path.join(root, path))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _explain(error) from error
     if not real.startswith(root.rstrip("/") + "/"):
         raise NotFound("there is no such file")
     return real
 
 
-def _explain(error: OSError) -> MessageError:
-    if error.errno in _HIDDEN:
+def _explain(error: OSError | ValueError) -> MessageError:
+    if not isinstance(error, OSError) or error.errno in _HIDDEN:
         return NotFound("there is no such file")
     if error.errno in _OUT_OF_RESOURCES:
         return Busy("no descriptor is left for the file")

@@ -26,7 +26,7 @@ from oread.listeners.states import BUSY, CLOSING, PENDING, STREAMING
 from oread.listeners.streaming import SteppedReply
 from oread.messages import FileReply
 from oread.protocols.http1_head import RequestHead
-from oread.protocols.http1_reply import encode_response, encode_stream_head, http_date
+from oread.protocols.http1_reply import encode_response, encode_stream_head, field_names, http_date
 from oread.protocols.http_conditions import Validator, Verdict, judge
 from oread.reactor import Reactor
 
@@ -192,9 +192,9 @@ class FileConnection(UploadingConnection):
         self, head: RequestHead, reply: FileReply, opened: OpenFile, *, close: bool
     ) -> tuple[bytes, Verdict]:
         """Return the head, or the whole of an answer without the file, and what is sent of it."""
-        for name, _ in reply.headers:
-            if name.lower() in _OWN_FIELDS:
-                raise HandlerError(f"the field {name} of a FileReply is made from its file")
+        own = _OWN_FIELDS & field_names(reply.headers)
+        if own:
+            raise HandlerError(f"the field {min(own)} of a FileReply is made from its file")
         validator = Validator(etag=opened.etag, modified=opened.modified, is_strong=opened.is_settled)
         verdict = judge(head.method, head.headers, validator, opened.size)
         fields: Sequence[tuple[str, str]] = (

@@ -159,12 +159,25 @@ def take_length(headers: Sequence[tuple[str, str]]) -> tuple[Sequence[tuple[str,
     Raises:
         HandlerError: it is declared twice, or is no number (RFC 9110 8.6).
     """
-    lengths = [value for name, value in headers if name.lower() == "content-length"]
+    lengths = [pair for pair in headers if _name_of(pair) == "content-length"]
     if not lengths:
         return headers, None
-    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise HandlerError(f"a Content-Length that is not one number: {', '.join(lengths)!r}")
-    return [pair for pair in headers if pair[0].lower() != "content-length"], int(lengths[0])
+    value = lengths[0][1] if len(lengths) == 1 and len(lengths[0]) == 2 else None
+    if not isinstance(value, str) or not _LENGTH.fullmatch(value):
+        raise HandlerError(f"a Content-Length that is not one number: {lengths!r}")
+    return [pair for pair in headers if _name_of(pair) != "content-length"], int(value)
+
+
+def field_names(headers: Sequence[tuple[str, str]]) -> frozenset[str]:
+    """Return the names of a handler's fields in lower case, whatever it took for fields."""
+    return frozenset(_name_of(pair) for pair in headers)
+
+
+def _name_of(pair: object) -> str:
+    """Return the name of a field; empty for what is none, which is refused where it is written."""
+    if isinstance(pair, tuple | list) and pair and isinstance(pair[0], str):
+        return pair[0].lower()
+    return ""
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -187,7 +200,7 @@ def _build_start(
     """Return what stands before and behind the date; empty: no date."""
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise HandlerError(f"status {status!r} is not a final one, 200 to 599")
-    names = {pair[0].lower() for pair in headers if pair and isinstance(pair[0], str)}
+    names = field_names(headers)
     lines = [f"HTTP/1.1 {int(status)} {_REASONS.get(status, '')}", *field_lines(headers, _ENGINE_FIELDS)]
     if content_type is not None and "content-type" not in names and status not in _BODILESS:
         lines += field_lines((("Content-Type", content_type),), frozenset())
