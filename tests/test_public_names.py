@@ -9,6 +9,7 @@ import sys
 import oread
 
 NAMES = [
+    "ApplicationError",
     *("Attachment", "Failure", "HandlerAbandoned", "HandlerChange", "HandlerLeakWarning", "HandlerOptions"),
     *("Subscription", "SubscriptionOverflow", "SubscriptionStatistics"),
     *(
@@ -30,7 +31,7 @@ NAMES = [
     "Peer",
     *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service", "SlowBody"),
     *("Statistics", "StreamLimits"),
-    *("TimedOut", "TooLarge", "connect", "open_service", "serve"),
+    *("TimedOut", "TooLarge", "WebSocketMessage", "connect", "open_service", "serve"),
 ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from oread.client import Client, ItemStream, connect
 from oread.endpoints import Endpoint
 from oread.errors import (
+    ApplicationError,
     BadRequest,
     Busy,
     CutShort,
@@ -38,6 +39,7 @@ from oread.messages import (
     Peer,
     Reply,
     ServerSentEvent,
+    WebSocketMessage,
 )
 from oread.protocols.access_log import AccessRecord
 from oread.registry import (
@@ -55,6 +57,7 @@ from oread.service import Bound, DrainReport, Service, Statistics, open_service,
 
 __all__ = [
     "AccessRecord",
+    "ApplicationError",
     "Attachment",
     "BadRequest",
     "Bound",
@@ -100,6 +103,7 @@ __all__ = [
     "SubscriptionStatistics",
     "TimedOut",
     "TooLarge",
+    "WebSocketMessage",
     "connect",
     "open_service",
     "serve",

@@ -31,6 +31,8 @@ LIMITS: Mapping[str, type[Limits]] = {
 JSONRPC = "jsonrpc"
 """The framing of documents that name their events."""
 
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:,[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 _PRODUCT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}(/[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64})?")
@@ -66,6 +68,19 @@ def _path(text: str) -> str:
     return text
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(text.lower().split(","))
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError("must be origins such as https://example.com, joined by commas, or *")
+    return origins
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    if not _TOKENS.fullmatch(text):
+        raise ValueError("must be names, joined by commas")
+    return tuple(text.split(","))
+
+
 def _product(text: str) -> str:
     if not _PRODUCT.fullmatch(text):
         raise ValueError("must be a product such as oread or oread/1.0 (RFC 9110 10.2.4)")
@@ -90,6 +105,9 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "reuse_port": _boolean,
         "openapi": _boolean,
         "rpc": _path,
+        "origins": _origins,
+        "subprotocols": _tokens,
+        "ws_deflate": _boolean,
         "server": _product,
         "trusted_proxies": _networks,
         "failure": _STREAM_OPTIONS["failure"],
@@ -133,6 +151,12 @@ class Endpoint:
     """Of `http`: whose `Forwarded` or `X-Forwarded-*` fields are believed."""
     openapi: bool = False
     """Of `http`: whether GET /openapi.json describes what is served."""
+    origins: tuple[str, ...] = ()
+    """Of `http`: whose pages may open a WebSocket, `*` for any; () is the same origin alone."""
+    subprotocols: tuple[str, ...] = ()
+    """Of `http`: what a WebSocket may agree to speak."""
+    ws_deflate: bool = False
+    """Of `http`: whether messages of a WebSocket may be compressed (permessage-deflate)."""
     reply: str | None = None
     """`none` or `unicast`; None is the default of the address's mode."""
     interface: str | None = None

@@ -118,6 +118,19 @@ class RegistrationError(OreadError, TypeError):
     """A handler cannot be registered as it is."""
 
 
+class ApplicationError(OreadError):
+    """A mounted application could not start, or asks for what is not served.
+
+    Args:
+        words: what it is about.
+        details: all that the application said, which may be a traceback.
+    """
+
+    def __init__(self, words: str, details: str = "") -> None:
+        super().__init__(words)
+        self.details = details
+
+
 class HandlerAbandoned(OreadError):
     """A handler's thread runs on after its call was given up.
 

@@ -111,7 +111,7 @@ class Message:
     data: bytes
     """The payload; an HTTP request's body, empty where the handler takes it part by part."""
     transport: str = "memory"
-    """`tcp`, `unix`, `http`, `udp` or `memory`."""
+    """`tcp`, `unix`, `http`, `ws`, `udp` or `memory`."""
     captures: Mapping[str, str] = attrs.field(factory=dict)
     received: float = 0.0
     """When it was read, on Trio's clock."""
@@ -194,7 +194,7 @@ class HttpRequest(Message):
         behind = self._forwarded()
         if behind is not None and behind.scheme is not None:
             return behind.scheme
-        return "https" if self.transport == "https" else "http"
+        return "https" if self.transport in ("https", "wss") else "http"
 
     @property
     def host(self) -> str:
@@ -213,6 +213,20 @@ class HttpRequest(Message):
     def query_items(self) -> list[tuple[str, str]]:
         """The query, decoded (application/x-www-form-urlencoded)."""
         return parse_qsl(self.query, keep_blank_values=True)
+
+
+@attrs.frozen(kw_only=True)
+class WebSocketMessage(HttpRequest):
+    """One message of a WebSocket, with the request that opened it (RFC 6455).
+
+    `transport` is `ws`, or `wss` over TLS; `method`, `headers` and the others
+    are those of that request.
+    """
+
+    text: bool = False
+    """Whether it was sent as text; `data` is its UTF-8 then."""
+    subprotocol: str | None = None
+    """What was agreed on with the client."""
 
 
 @attrs.frozen(kw_only=True)

@@ -24,9 +24,9 @@ from typing import Any
 import attrs
 import trio
 
-from oread.dispatch import Failed
+from oread.dispatch import Application, Failed
 from oread.endpoints import JSONRPC, Endpoint
-from oread.errors import EndpointError
+from oread.errors import ApplicationError, EndpointError
 from oread.listeners.datagrams import DatagramListener
 from oread.listeners.http_listener import HttpListener
 from oread.listeners.jsonrpc_http import JsonRpcHttpListener
@@ -182,6 +182,7 @@ async def open_service(
         EndpointError: a URL or option that can't be used.
         RegistrationError: an event with no handler, or one the endpoint can't serve.
         OSError: an address can't be bound. Nothing is left open in any case.
+        ApplicationError: a mounted application could not start.
         Exception: what a handler raised on an endpoint with `failure=stop`.
 
     Cancellation: handlers are cancelled, then every socket is closed.
@@ -213,7 +214,11 @@ async def open_service(
                     body_error = sys.exc_info()[1]
         except BaseExceptionGroup as group:
             only_error = _only_leaf(group)
-            if only_error is not body_error and not _is_stop(runtime, only_error):
+            if (
+                only_error is not body_error
+                and not isinstance(only_error, ApplicationError)
+                and not _is_stop(runtime, only_error)
+            ):
                 raise
     if only_error is not None:  # as the block, or a handler, raised it, not inside two groups
         raise only_error
@@ -327,20 +332,30 @@ async def _running(runtime: Runtime, listeners: Sequence[Listener]) -> AsyncIter
     async with trio.open_nursery() as outer:
         outer.start_soon(_run_reactor, runtime.reactor, scope, listeners)
         try:
-            async with trio.open_nursery() as inner:
-                runtime.runners.start(inner)
-                inner.start_soon(_raise_failure, runtime)
+            async with runtime.applications.running(_applications(runtime, listeners)):
+                async with trio.open_nursery() as inner:
+                    runtime.runners.start(inner)
+                    inner.start_soon(_raise_failure, runtime)
+                    for listener in listeners:
+                        listener.start()
+                    try:
+                        yield
+                    finally:
+                        runtime.runners.close()
+                        inner.cancel_scope.cancel()
                 for listener in listeners:
-                    listener.start()
-                try:
-                    yield
-                finally:
-                    runtime.runners.close()
-                    inner.cancel_scope.cancel()
+                    listener.abort()  # not only when the applications have ended
         finally:
             for listener in listeners:
                 listener.abort()
             scope.cancel()
+
+
+def _applications(runtime: Runtime, listeners: Sequence[Listener]) -> Sequence[Application]:
+    """Return what has to start before anything is served."""
+    if not any(isinstance(listener, HttpListener) for listener in listeners):
+        return ()
+    return runtime.registry.applications()
 
 
 async def _raise_failure(runtime: Runtime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -13,9 +14,19 @@ import trio
 
 from oread.cli.errors import CommandError, PeerError, explain_dialling
 from oread.cli.options import seconds_up_to
-from oread.client import LIMIT_BYTES, Answer, Target, call_datagram, call_http, call_stream, parse_target
+from oread.client import (
+    LIMIT_BYTES,
+    Answer,
+    Target,
+    call_datagram,
+    call_http,
+    call_stream,
+    call_websocket,
+    parse_target,
+)
 from oread.errors import MessageError, TooLarge
 from oread.protocols.http1_client import ClientResponse
+from oread.sockets.dialling import dial_stream
 
 STREAM_WAIT_SECONDS = 10.0
 """For tcp, unix and http, when --wait does not say."""
@@ -51,15 +62,19 @@ def call(url: str, data: str | None, wait_seconds: float | None, method: str | N
     reply within --wait is printed, with its sender when there are several.
 
     http: one request; a status other than 2xx is exit status 1.
+
+    ws: one message; prints the first that comes back, and says goodbye.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as nc and curl: there is nothing to clean up
     target = parse_target(url)
     scheme = target.endpoint.scheme
-    if method is not None and scheme != "http":
+    if method is not None and (scheme != "http" or target.websocket):
         raise click.UsageError(f"--method is for http only, not for {scheme}", click.get_current_context())
     payload = _read_payload(data)
     default = DATAGRAM_WAIT_SECONDS if scheme == "udp" else STREAM_WAIT_SECONDS
     wait_seconds = default if wait_seconds is None else wait_seconds
+    if target.websocket:
+        return _run(url, _call_websocket(url, target, payload, wait_seconds))
     if scheme == "http":
         chosen = method or ("POST" if payload else "GET")
         return _run(url, _call_http(url, target, payload, chosen, wait_seconds, verbose=verbose))
@@ -137,6 +152,19 @@ async def _call_datagram(
         return 0
     for answer in answers:
         _write(f"{answer.sender}: ".encode() + answer.data.removesuffix(b"\n") + b"\n")
+    return 0
+
+
+async def _call_websocket(url: str, target: Target, payload: bytes, wait_seconds: float) -> int:
+    reply: bytes | None = None
+    with trio.move_on_after(wait_seconds):
+        try:
+            reply = await call_websocket(target, functools.partial(dial_stream, target.endpoint), payload)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+    if reply is None:
+        raise _silent(url, wait_seconds)
+    _write(reply)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The calling side: one call without ceremony, or a connection for many.
 
-`connect` gives a `Client`, the way for programs; `call_stream`, `call_http`
-and `call_datagram` send one message and know no events, the way for
+`connect` gives a `Client`, the way for programs; `call_stream`, `call_http`,
+`call_websocket` and `call_datagram` send one message and know no events, the way for
 `oread call`. Reconnecting, retrying and redirects are the caller's.
 """
 
@@ -11,6 +11,7 @@ from oread.client.calls import RESPONDERS, Answer, call_datagram, call_http, cal
 from oread.client.client import Client, ItemStream, connect, connect_by
 from oread.client.sending import LIMIT_BYTES
 from oread.client.target import Target, parse_target
+from oread.client.websocket import call_websocket
 
 __all__ = [
     "LIMIT_BYTES",
@@ -22,6 +23,7 @@ __all__ = [
     "call_datagram",
     "call_http",
     "call_stream",
+    "call_websocket",
     "connect",
     "connect_by",
     "parse_target",

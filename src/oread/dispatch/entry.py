@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from oread.dispatch.arguments import make_getter
-from oread.dispatch.compiled import Call, Entry, Failed, Layer, Link, Origin, Spent, Start
+from oread.dispatch.compiled import Application, Call, Entry, Failed, Layer, Link, Origin, Spent, Start
 from oread.dispatch.gate import Gate
 from oread.dispatch.middleware import Passage, fold_async, fold_sync
 from oread.dispatch.parts import PARTS
@@ -90,6 +90,7 @@ def compile_entry(
         "layers": tuple(layers),
         "shield": any(link.shield for link in links),
         "takes_parts": not limited and _takes_parts(event, links),
+        "application": _find_application(event, links),
     }
     if not is_async:
         call = _compile_sync(event, links)
@@ -107,6 +108,14 @@ def _refuse_sync_wrapping(event: str, layers: Sequence[Layer]) -> None:
                 f"event {event!r} is async, which the sync middleware {layer.name}(message, call_next) can't "
                 f"wrap; make it `async def` and await call_next(), or a context manager"
             )
+
+
+def _find_application(event: str, links: Sequence[Link]) -> Application | None:
+    """Return the application that takes the exchanges of an event; it takes them alone."""
+    application = next((link.application for link in links if link.application is not None), None)
+    if application is not None and len(links) > 1:
+        raise RegistrationError(f"event {event!r} is an application's; no handler can stand beside it")
+    return application
 
 
 def _takes_parts(event: str, links: Sequence[Link]) -> bool:

@@ -77,7 +77,7 @@ class Described(Protocol):
 
     @property
     def kind(self) -> str:
-        """`session` and `subscription` answer no message."""
+        """`session` and `subscription` answer no message; `asgi` describes itself."""
 
     @property
     def methods(self) -> tuple[str, ...] | None:
@@ -123,7 +123,7 @@ class _Contract:
 
 def answers_messages(info: Described) -> bool:
     """Tell whether there is a payload and a reply to describe."""
-    return info.kind not in ("session", "subscription")
+    return info.kind not in ("session", "subscription", "asgi")
 
 
 def event_schema(info: Described) -> dict[str, Any]:

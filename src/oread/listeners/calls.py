@@ -22,7 +22,7 @@ from oread.dispatch.payload import is_stream
 from oread.errors import HandlerCancelled
 from oread.listeners.connection import Connection
 from oread.listeners.states import BUSY, CLOSED, CLOSING, GATED, MASKED, PEER_GONE, STREAMING, WAITING
-from oread.listeners.streaming import AwaitedReply, PulledReply, SteppedReply, StreamedReply
+from oread.listeners.streaming import AwaitedReply, PulledReply, StreamedReply
 
 NO_LINGER = struct.pack("ii", 1, 0)
 """Closing discards what is not sent, and resets (socket(7), SO_LINGER)."""
@@ -198,7 +198,7 @@ class CallingConnection(Connection):
             self.flags &= ~WAITING
             self._entry_called().gate.forget(self._on_place)
             self.finish(cancelled)
-        elif isinstance(self.job, SteppedReply):
+        elif self.flags & STREAMING:
             self.job.stop(cancelled)
         else:
             self._owner.runners.cancel(self)

@@ -134,6 +134,11 @@ class Connection:
     def give_place(self) -> None:
         """Give back what its call holds of a limited event."""
 
+    @property
+    def has_handler(self) -> bool:
+        """Whether something works for it."""
+        return bool(self.flags & BUSY)
+
     def cancel_handler(self) -> None:
         """Cancel what works for it, at the end of a drain."""
         self._owner.runners.cancel(self)
@@ -392,6 +397,19 @@ class Connection:
         self._owner.reactor.disarm(self)
         self._owner.reactor.close(self.socket)
         self._owner.forget(self)
+
+    def let_go(self) -> bytearray | None:
+        """End it without closing the socket, which another connection goes on with.
+
+        Returns:
+            What is pending, for that one to send.
+        """
+        pending, self.pending = self.pending, None
+        if not self.flags & UNWATCHED:
+            self._owner.reactor.remove(self.fd)
+        self.flags |= CLOSED
+        self._owner.reactor.disarm(self)
+        return pending
 
     # deadlines
 

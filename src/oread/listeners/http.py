@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from oread.dispatch import Failed, is_stream
+from oread.dispatch import Entry, Failed, is_stream
 from oread.errors import Busy, CutShort, HandlerCancelled, HandlerError, MessageError, TooLarge
+from oread.listeners.asgi_http import AsgiExchange
 from oread.listeners.http_bodies import BODY_GRACE_SECONDS, RequestBody
 from oread.listeners.http_files import FileConnection
 from oread.listeners.http_replies import failure_parts, response_parts
 from oread.listeners.http_streams import HttpOwner
+from oread.listeners.http_upgrade import Acceptance, accept_upgrade
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import is_refusal
 from oread.listeners.states import (
@@ -45,6 +47,7 @@ from oread.protocols.http1_body import BODY_TOO_LONG
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import Refusal
 from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response
+from oread.protocols.websocket_handshake import WebSocketVersionError, encode_upgrade_required
 
 EVENTS_PER_LOOK = 16
 """Parts of a body that are taken between two looks at the clock."""
@@ -65,6 +68,7 @@ class HttpConnection(FileConnection):
         "_opened",
         "_requests",
         "_state",
+        "_upgrade",
     )
 
     watches_peer = True
@@ -75,6 +79,7 @@ class HttpConnection(FileConnection):
         self._requests = 0
         self._state = State.IDLE
         self._body: bytearray | None = None
+        self._upgrade: Acceptance | None = None
 
     def open(self) -> None:
         """Begin to serve it; asked early, so that a short idle deadline is kept too."""
@@ -163,7 +168,9 @@ class HttpConnection(FileConnection):
                 replies.append(CONTINUE)
         if replies:
             self.write(replies[0] if len(replies) == 1 else b"".join(replies))
-        if self.flags & CLOSING:
+        if self.flags & BUSY and self._upgrade is not None:
+            self._hand_over(self._upgrade)
+        elif self.flags & CLOSING:
             self.settle()
 
     def _take(self, event: Event) -> bytes | None:
@@ -189,9 +196,16 @@ class HttpConnection(FileConnection):
         self._owner.messages += 1
         try:
             self._entry, self.captures = self._owner.find(head)
+            if head.upgrade:
+                self._upgrade = accept_upgrade(self._owner, head, self._entry, self.captures)
         except MessageError as error:
             self._entry = None
             return self._refuse(head, error)
+        if self._upgrade is not None:
+            self.flags |= BUSY  # what lies behind is not HTTP any more
+            return self._upgrade.response or None
+        if self._entry.application is not None:
+            return self._begin_application(head, self._entry)
         if head.length == 0:
             return self._dispatch(b"")
         in_parts = self._entry.takes_parts and head.method not in ("GET", "HEAD")
@@ -205,10 +219,42 @@ class HttpConnection(FileConnection):
         self._began = self._owner.reactor.now
         return None
 
+    def _begin_application(self, head: RequestHead, entry: Entry) -> bytes | None:
+        """Have an application take the exchange, its body included."""
+        if head.length > self._owner.limits.stream_bytes:
+            return self._refuse(head, TooLarge(BODY_TOO_LONG.reason))
+        body = self.begin_upload() if head.length else None
+        exchange = AsgiExchange(self._owner, self, head, entry, self.captures, body)
+        self.job = exchange
+        self.flags |= BUSY | STREAMING
+        self._owner.runners.submit(exchange)
+        return None
+
+    def ends_with(self, head: RequestHead) -> bool:
+        """Tell whether the connection is to end with the response to a request."""
+        return (
+            bool(self.flags & (CLOSING | DRAINING))
+            or not head.keep_alive
+            or self.received - self._opened >= self._owner.limits.age_seconds
+        )
+
+    def _hand_over(self, upgrade: Acceptance) -> None:
+        """Let the WebSocket go on with the socket."""
+        if not self.flags & CLOSED:
+            pending = self.let_go()
+            successor = upgrade.make_connection(
+                self._owner, self.socket, pending=pending, unread=self._protocol.unread()
+            )
+            self._owner.replace(self, successor)
+
     def _refuse(self, head: RequestHead, error: MessageError) -> bytes | None:
         """Answer at the head; a body that would follow is not read."""
         if head.length:
             self.flags |= CLOSING
+        if isinstance(error, WebSocketVersionError):
+            self._owner.count(error.reason)
+            close = bool(self.flags & CLOSING) or not head.keep_alive
+            return encode_upgrade_required(str(error), self._owner.date(), close=close)
         return self.encode(head, Failed(error))
 
     def _await_more(self) -> bool:
@@ -272,11 +318,7 @@ class HttpConnection(FileConnection):
     def encode(self, head: RequestHead, reply: Any) -> bytes | None:
         """Make the response, None for a streamed one; note whether the connection ends with it."""
         owner = self._owner
-        if (
-            self.flags & DRAINING
-            or not head.keep_alive
-            or self.received - self._opened >= owner.limits.age_seconds
-        ):
+        if self.ends_with(head):
             self.flags |= CLOSING
         close = bool(self.flags & CLOSING)
         owner.replies += 1

@@ -203,9 +203,7 @@ class UploadingConnection(StreamingHttpConnection):
         """Call the handlers before the body has come, or have a runner do so."""
         entry = self._entry
         assert entry is not None
-        self._protocol.body_limit = self._owner.limits.stream_bytes
-        body = self._upload = RequestBody(self)
-        self.flags |= UPLOADING | BUSY  # in an exchange, whatever is read before its answer is there
+        body = self.begin_upload()
         reply: Any
         if entry.call is not None:
             reply = self._owner.copy_context().run(entry.call, self, body)
@@ -218,6 +216,13 @@ class UploadingConnection(StreamingHttpConnection):
             self.end_upload(reply)
             self.flags &= ~BUSY
         return self.encode(head, reply)
+
+    def begin_upload(self) -> RequestBody:
+        """Make the body of the present request, for who takes it part by part."""
+        self._protocol.body_limit = self._owner.limits.stream_bytes
+        body = self._upload = RequestBody(self)
+        self.flags |= UPLOADING | BUSY  # in an exchange, whatever is read before its answer is there
+        return body
 
     def end_upload(self, reply: Any) -> None:
         """Read away what the handler left, or have the connection end with the answer."""

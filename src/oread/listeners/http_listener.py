@@ -16,6 +16,7 @@ from oread.listeners.acceptor import ListeningSocket
 from oread.listeners.connection import Connection
 from oread.listeners.http import HttpConnection
 from oread.listeners.http_log import logging_type
+from oread.listeners.lifespan import Applications
 from oread.listeners.listener import ConnectionListener
 from oread.listeners.media_types import check_json_type
 from oread.listeners.openapi import EVENT, make_openapi_entry
@@ -117,6 +118,15 @@ class HttpListener(ConnectionListener):
         if entry.takes_json and head.length and head.method not in ("GET", "HEAD"):
             check_json_type(head.headers)
         return entry, captures
+
+    @property
+    def applications(self) -> Applications:
+        """The ASGI applications of the service."""
+        return self.runtime.applications
+
+    def is_own(self, head: RequestHead) -> bool:
+        """Tell whether a request is for what the listener answers itself."""
+        return head.path in self._own
 
     def date(self) -> bytes:
         """Return the Date field's value, made once a second; behind it the Server field, if one is sent."""

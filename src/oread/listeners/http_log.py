@@ -18,6 +18,7 @@ from oread.dispatch import Failed
 from oread.errors import BadRequest
 from oread.listeners.http import HttpConnection
 from oread.listeners.http_files import FileSending
+from oread.listeners.http_upgrade import Acceptance
 from oread.listeners.streaming import StreamedReply
 from oread.messages import Headers, Peer
 from oread.protocols.access_log import AccessRecord
@@ -64,7 +65,11 @@ class LoggingConnection(HttpConnection):
     def _begin_request(self, head: RequestHead) -> bytes | None:
         # The peer is asked for now: once the connection is gone nobody knows it.
         self._exchange = Exchange(head, self._owner.reactor.tick(), self.peer())
-        return super()._begin_request(head)
+        data = super()._begin_request(head)
+        if data is not None and self._exchange is not None:  # a 101 or 426: not encoded as others are
+            self._exchange.note(data)
+            self._tell(complete=True)
+        return data
 
     def _take(self, event: Event) -> bytes | None:
         data = super()._take(event)
@@ -114,6 +119,10 @@ class LoggingConnection(HttpConnection):
         """Tell a peer that it took too long, and end the connection."""
         super().answer_slow(part)
         self._tell_refused(b"HTTP/1.1 408 \r\n\r\n")
+
+    def _hand_over(self, upgrade: Acceptance) -> None:
+        super()._hand_over(upgrade)
+        self._tell(complete=True)  # an application answers by itself: with what is not known here
 
     def close(self) -> None:
         """Close now; what was asked and not answered is told too."""

@@ -12,7 +12,9 @@ from oread.dispatch import Entry, Failed
 from oread.errors import HandlerError
 from oread.limits import HttpLimits
 from oread.listeners.calls import CallingConnection
+from oread.listeners.connection import Connection
 from oread.listeners.http_items import HttpItems
+from oread.listeners.lifespan import Applications
 from oread.listeners.roles import Owner, Socket
 from oread.listeners.states import CLOSED, CLOSING
 from oread.listeners.streaming import StreamedReply
@@ -24,6 +26,16 @@ from oread.protocols.http1_head import RequestHead
 class HttpOwner(Owner, Protocol):
     """The listener of an `http` endpoint, as its connections see it."""
 
+    draining: bool
+    """Whether nothing new is begun."""
+
+    @property
+    def applications(self) -> Applications:
+        """The ASGI applications of the service."""
+
+    def leave(self, left: Any) -> None:
+        """Take note of what runs on without its connection."""
+
     @property
     def limits(self) -> HttpLimits:
         """The bounds of the endpoint."""
@@ -34,11 +46,17 @@ class HttpOwner(Owner, Protocol):
     def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
         """Return the entry of a request and what its path captured; raises MessageError."""
 
+    def is_own(self, head: RequestHead) -> bool:
+        """Tell whether a request is for what the listener answers itself."""
+
     def date(self) -> bytes:
         """Return the value of the Date field."""
 
     def log_access(self, record: AccessRecord) -> None:
         """Hand on a record, where an access log was asked for."""
+
+    def replace(self, connection: Connection, successor: Connection) -> None:
+        """Let another connection go on with the socket of one."""
 
 
 class StreamingHttpConnection(CallingConnection):

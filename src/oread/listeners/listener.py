@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 import trio
 
@@ -15,12 +16,24 @@ from oread.listeners.acceptor import Acceptor, ListeningSocket
 from oread.listeners.connection import Connection
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import EndpointStatistics, Runtime, is_refusal
-from oread.listeners.states import BUSY
 from oread.messages import Peer
 from oread.sockets.streams import path_inode, remove_unix_path
 
 QUEUED_AT_MOST = 4_096
 """Connections taken out of the kernel's queue when a drain begins (net.core.somaxconn's default)."""
+
+
+class Leaving(Protocol):
+    """What still runs for a connection that is closed, or free again."""
+
+    def peer(self) -> Peer:
+        """Return who it runs for."""
+
+    def cancel_handler(self) -> None:
+        """Cancel it, at the end of a drain."""
+
+    def give_place(self) -> None:
+        """Give back what it holds of a limited event."""
 
 
 class ConnectionListener:
@@ -44,8 +57,8 @@ class ConnectionListener:
         self.messages = self.replies = self.answered = self.accepted = self.failures = 0
         self.refused: Counter[str] = Counter()
         self.connections: set[Connection] = set()
-        self.leaving: set[Connection] = set()
-        """Closed ones whose handler still runs: shielded, or cleaning up."""
+        self.leaving: set[Leaving] = set()
+        """Closed ones whose handler still runs (shielded, or cleaning up), and applications beside theirs."""
         self.draining = False
         self._unix_inode = path_inode(endpoint.host) if endpoint.scheme == "unix" else None
         self._acceptors = [
@@ -110,11 +123,13 @@ class ConnectionListener:
 
     def cancel_handlers(self) -> list[str]:
         """Cancel the handlers that still run; return one line for each."""
-        busy = [connection for connection in self.connections if connection.flags & BUSY]
-        busy += self.leaving
+        busy = [connection for connection in self.connections if connection.has_handler]
+        lines = [f"{self.endpoint}: handler for {each.peer()}" for each in (*busy, *self.leaving)]
         for connection in busy:
             connection.cancel_handler()
-        return [f"{self.endpoint}: handler for {connection.peer()}" for connection in busy]
+        for left in list(self.leaving):
+            left.cancel_handler()
+        return lines
 
     def abort(self) -> None:
         """Close every socket now."""
@@ -123,8 +138,8 @@ class ConnectionListener:
         for connection in list(self.connections):
             connection.close()
             connection.give_place()  # its runner may have ended without a word: a hard cancel
-        for connection in self.leaving:
-            connection.give_place()
+        for left in self.leaving:
+            left.give_place()
         self.leaving.clear()
         self._look_whether_drained()
 
@@ -164,9 +179,19 @@ class ConnectionListener:
             self.leaving.add(connection)
         self._has_left()
 
-    def release(self, connection: Connection) -> None:
-        """Forget a closed connection whose handler has ended."""
-        self.leaving.discard(connection)
+    def replace(self, connection: Connection, successor: Connection) -> None:
+        """Let another connection go on with the socket of one."""
+        self.connections.discard(connection)
+        self.connections.add(successor)
+        successor.open()
+
+    def leave(self, left: Leaving) -> None:
+        """Take note of what runs on without its connection."""
+        self.leaving.add(left)
+
+    def release(self, left: Leaving) -> None:
+        """Forget what has ended."""
+        self.leaving.discard(left)
         self._has_left()
 
     def _has_left(self) -> None:

@@ -15,6 +15,7 @@ import trio
 from oread.dispatch import Failed
 from oread.endpoints import Endpoint
 from oread.errors import HandlerError, MessageError, TimedOut
+from oread.listeners.lifespan import Applications
 from oread.messages import Peer
 from oread.protocols.access_log import AccessRecord
 from oread.reactor import Reactor, RunnerPool
@@ -111,6 +112,8 @@ class Runtime:
     """Set when something did."""
     access_log: Callable[[AccessRecord], object] | None = None
     """Is given a record of every HTTP request."""
+    applications: Applications = attrs.field(factory=Applications)
+    """The ASGI applications that have begun."""
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
     _batch_memory: BatchMemory | None = None

@@ -116,6 +116,10 @@ class StreamedReply:
         """End it: its connection is closed."""
         raise NotImplementedError
 
+    def stop(self, failed: Failed | None) -> None:
+        """End it from outside."""
+        raise NotImplementedError
+
 
 class SteppedReply(StreamedReply):
     """A reply of which the reactor sends one step in each of its passes."""
@@ -259,6 +263,10 @@ class AwaitedReply(StreamedReply):
     def on_closed(self) -> None:
         """Have the runner see it; with `shield` nothing else ends the wait."""
         self._waiter.wake()
+
+    def stop(self, _failed: Failed | None) -> None:
+        """Cancel its runner, which tells the connection."""
+        self._runners.cancel(self._outlet)
 
     async def run(self) -> Failed | None:
         """Send every item; the value is what the iterator failed with.
