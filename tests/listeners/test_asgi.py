@@ -426,6 +426,27 @@ async def test_work_behind_a_response_holds_nobody_up(registry: oread.Registry, 
     assert heard == [{"type": "http.disconnect"}, "worked"]
 
 
+async def test_work_behind_responses_is_bounded(
+    registry: oread.Registry, serve_memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One connection can't start any number of background tasks: 503 until some have ended."""
+    monkeypatch.setattr("oread.listeners.listener.MOST_LEAVING", 3)
+    free = trio.Event()
+
+    async def serve(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await answer(send)
+        await free.wait()
+
+    registry.mount_asgi("app", http_app(serve))
+    async with serve_memory("http://:0") as memory:
+        received = await ask(memory, get("/app") * 5 + get("/none", LAST))
+        assert received.count(b"HTTP/1.1 200 ") == 3
+        assert received.count(b"HTTP/1.1 503 ") == 2
+        free.set()
+        await wait_all_tasks_blocked()
+        assert (await ask(memory, get("/app", LAST))).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("answered", [False, True])
 async def test_a_drain_cancels_at_its_deadline(
     registry: oread.Registry, serve_memory: Any, autojump_clock: MockClock, answered: bool

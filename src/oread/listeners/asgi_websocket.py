@@ -245,7 +245,7 @@ class AsgiSocketCall(AsgiCall):
         kind, connection = message["type"], self._connection
         if self._closed or self._refused:
             raise ApplicationError(f"{kind!r} was sent behind the end")
-        if connection.flags & CLOSED or (self._accepted and not connection.takes_messages):
+        if not connection.takes_messages:
             self.told = True
             raise PeerGoneError("the peer is gone")
         if not self._accepted:
@@ -327,7 +327,7 @@ class AsgiSocketCall(AsgiCall):
         if failed is not None:
             self.report(failed)
         connection = self._connection
-        if connection.flags & CLOSED or self._closed or self._refused:
+        if self._closed or self._refused or not connection.takes_messages:
             return
         if self._accepted:
             code, words = (NORMAL, "") if failed is None else (INTERNAL_ERROR, "the application failed")

@@ -223,6 +223,8 @@ class HttpConnection(FileConnection):
         """Have an application take the exchange, its body included."""
         if head.length > self._owner.limits.stream_bytes:
             return self._refuse(head, TooLarge(BODY_TOO_LONG.reason))
+        if not self._owner.has_room_beside():
+            return self._refuse(head, Busy("too many calls of applications run on behind their responses"))
         body = self.begin_upload() if head.length else None
         exchange = AsgiExchange(self._owner, self, head, entry, self.captures, body)
         self.job = exchange

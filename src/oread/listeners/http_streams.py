@@ -33,6 +33,9 @@ class HttpOwner(Owner, Protocol):
     def applications(self) -> Applications:
         """The ASGI applications of the service."""
 
+    def has_room_beside(self) -> bool:
+        """Tell whether one more may run on without its connection, in the end."""
+
     def leave(self, left: Any) -> None:
         """Take note of what runs on without its connection."""
 

@@ -22,6 +22,9 @@ from oread.sockets.streams import path_inode, remove_unix_path
 QUEUED_AT_MOST = 4_096
 """Connections taken out of the kernel's queue when a drain begins (net.core.somaxconn's default)."""
 
+MOST_LEAVING = 1_000
+"""Beyond it no application is called: a keep-alive connection could start any number of background tasks."""
+
 
 class Leaving(Protocol):
     """What still runs for a connection that is closed, or free again."""
@@ -188,6 +191,10 @@ class ConnectionListener:
     def leave(self, left: Leaving) -> None:
         """Take note of what runs on without its connection."""
         self.leaving.add(left)
+
+    def has_room_beside(self) -> bool:
+        """Tell whether one more may run on without its connection, in the end."""
+        return len(self.leaving) < MOST_LEAVING
 
     def release(self, left: Leaving) -> None:
         """Forget what has ended."""

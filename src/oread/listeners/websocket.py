@@ -270,7 +270,8 @@ class WebSocketConnection(CallingConnection):
     def _come_to_end(self) -> None:
         """Send the close frame, once what has arrived before is worked off."""
         ending = self._ending
-        if ending is None or self._close_sent or self._queue or self.flags & (BUSY | DEFERRED | CLOSED):
+        waits = self._queue or self.flags & (BUSY | DEFERRED | FULL | CLOSED)
+        if ending is None or self._close_sent or waits:
             return
         self._close_sent = True
         if ending.code != ABNORMAL:
