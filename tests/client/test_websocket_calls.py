@@ -118,3 +118,17 @@ async def test_a_server_that_is_no_websocket_is_told_apart(registry: oread.Regis
             async with oread.connect(f"ws://127.0.0.1:{service.endpoints[1].port}") as client:
                 with pytest.raises(trio.BrokenResourceError):
                     await client.call("echo", b"x")
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    registry: oread.Registry, serve_one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody answered its pings meanwhile: the next call, and the next emit, open another."""
+    monkeypatch.setattr("oread.client.websocket.IDLE_SECONDS", 0.0)
+    async with serve_one("http://127.0.0.1:0") as service:
+        with trio.fail_after(LIMIT_SECONDS):
+            async with oread.connect(url_of(service)) as client:
+                for _ in range(2):
+                    assert await client.call("echo", b"x") == b"x"
+                    await client.emit("echo", b"y")
+            assert service.statistics().endpoints[0].accepted == 4

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 from urllib.parse import quote
 
 import trio
@@ -43,6 +44,8 @@ from oread.protocols.websocket_handshake import encode_asking, is_accepted
 
 CLOSE_SECONDS = 2.0
 """How long a client waits at its end for the service's close frame."""
+IDLE_SECONDS = 15.0
+"""A connection not used for so long is left: nobody reads it between calls, and answers its pings."""
 HEAD_BYTES = 65_536
 """Longest head of the answer to the handshake."""
 
@@ -64,6 +67,8 @@ class WebSocketStream:
         self._protocol = WebSocketProtocol(message_bytes=LIMIT_BYTES, frame_bytes=LIMIT_BYTES, client=True)
         self._sending = trio.Lock()
         self._goodbye_said = False
+        self.used = trio.current_time()
+        """When it was last sent to or received from."""
 
     @classmethod
     async def open(
@@ -112,6 +117,7 @@ class WebSocketStream:
     async def _send(self, data: bytes) -> None:
         async with self._sending:
             await self._stream.send_all(data)
+        self.used = trio.current_time()
 
     async def receive(self) -> bytes | None:
         """Return the next message; None when the service has closed without a complaint.
@@ -123,6 +129,7 @@ class WebSocketStream:
         while True:
             event = self._protocol.next_event()
             if isinstance(event, Incoming):
+                self.used = trio.current_time()
                 return event.data
             if isinstance(event, Ping):
                 await self._send(self._protocol.pong(event.payload))
@@ -224,7 +231,7 @@ class WebSocketChannel:
         return reply
 
     async def _socket_for_calls(self, event: str) -> WebSocketStream | MessageError:
-        if self._asking is not None and self._asking[0] == event:
+        if _serves(self._asking, event):
             return self._asking[1]
         if self._asking is not None:
             _, before = self._asking
@@ -238,7 +245,7 @@ class WebSocketChannel:
 
     async def notify(self, event: str, payload: Payload) -> MessageError | None:
         """Send one message by the other connection."""
-        if self._telling is not None and self._telling[0] != event:
+        if self._telling is not None and not _serves(self._telling, event):
             _, before = self._telling
             await before.finish()
             await before.aclose()
@@ -274,6 +281,11 @@ class WebSocketChannel:
         for held in (self._telling, self._asking):
             if held is not None:
                 await held[1].aclose()
+
+
+def _serves(held: tuple[str, WebSocketStream] | None, event: str) -> TypeGuard[tuple[str, WebSocketStream]]:
+    """Tell whether a connection is there for this event, and was used lately."""
+    return held is not None and held[0] == event and trio.current_time() - held[1].used < IDLE_SECONDS
 
 
 class WebSocketItems:
