@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from oread.dispatch import Entry, Failed, is_stream
+from oread.dispatch import Failed, is_stream
 from oread.errors import Busy, CutShort, HandlerCancelled, HandlerError, MessageError, TooLarge
-from oread.listeners.asgi_http import AsgiExchange
 from oread.listeners.http_bodies import BODY_GRACE_SECONDS, RequestBody
-from oread.listeners.http_files import FileConnection
 from oread.listeners.http_replies import failure_parts, response_parts
 from oread.listeners.http_streams import HttpOwner
-from oread.listeners.http_upgrade import Acceptance, accept_upgrade
+from oread.listeners.http_takeovers import TakenConnection
+from oread.listeners.http_upgrade import accept_upgrade
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import is_refusal
 from oread.listeners.states import (
@@ -29,7 +28,6 @@ from oread.listeners.states import (
     CLOSED,
     CLOSING,
     DEFERRED,
-    DRAINING,
     FULL,
     INPUT_ENDED,
     LINGERING,
@@ -59,27 +57,24 @@ _NO_TRAILERS = Headers(())
 _IDLE = State.IDLE
 
 
-class HttpConnection(FileConnection):
+class HttpConnection(TakenConnection):
     """One HTTP/1.1 connection; the origin of its present request's message."""
 
     __slots__ = (
         "_began",
         "_body",
-        "_opened",
         "_requests",
         "_state",
-        "_upgrade",
     )
 
     watches_peer = True
 
     def __init__(self, owner: HttpOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
-        self._opened = self._began = self.received
+        self._began = self.received
         self._requests = 0
         self._state = State.IDLE
         self._body: bytearray | None = None
-        self._upgrade: Acceptance | None = None
 
     def open(self) -> None:
         """Begin to serve it; asked early, so that a short idle deadline is kept too."""
@@ -169,7 +164,7 @@ class HttpConnection(FileConnection):
         if replies:
             self.write(replies[0] if len(replies) == 1 else b"".join(replies))
         if self.flags & BUSY and self._upgrade is not None:
-            self._hand_over(self._upgrade)
+            self.hand_over(self._upgrade)
         elif self.flags & CLOSING:
             self.settle()
 
@@ -198,14 +193,15 @@ class HttpConnection(FileConnection):
             self._entry, self.captures = self._owner.find(head)
             if head.upgrade:
                 self._upgrade = accept_upgrade(self._owner, head, self._entry, self.captures)
+            if self._entry.application is not None and self._upgrade is None:
+                self.begin_application(head, self._entry)
+                return None
         except MessageError as error:
             self._entry = None
             return self._refuse(head, error)
         if self._upgrade is not None:
             self.flags |= BUSY  # what lies behind is not HTTP any more
             return self._upgrade.response or None
-        if self._entry.application is not None:
-            return self._begin_application(head, self._entry)
         if head.length == 0:
             return self._dispatch(b"")
         in_parts = self._entry.takes_parts and head.method not in ("GET", "HEAD")
@@ -218,36 +214,6 @@ class HttpConnection(FileConnection):
         self._body = bytearray()
         self._began = self._owner.reactor.now
         return None
-
-    def _begin_application(self, head: RequestHead, entry: Entry) -> bytes | None:
-        """Have an application take the exchange, its body included."""
-        if head.length > self._owner.limits.stream_bytes:
-            return self._refuse(head, TooLarge(BODY_TOO_LONG.reason))
-        if not self._owner.has_room_beside():
-            return self._refuse(head, Busy("too many calls of applications run on behind their responses"))
-        body = self.begin_upload() if head.length else None
-        exchange = AsgiExchange(self._owner, self, head, entry, self.captures, body)
-        self.job = exchange
-        self.flags |= BUSY | STREAMING
-        self._owner.runners.submit(exchange)
-        return None
-
-    def ends_with(self, head: RequestHead) -> bool:
-        """Tell whether the connection is to end with the response to a request."""
-        return (
-            bool(self.flags & (CLOSING | DRAINING))
-            or not head.keep_alive
-            or self.received - self._opened >= self._owner.limits.age_seconds
-        )
-
-    def _hand_over(self, upgrade: Acceptance) -> None:
-        """Let the WebSocket go on with the socket."""
-        if not self.flags & CLOSED:
-            pending = self.let_go()
-            successor = upgrade.make_connection(
-                self._owner, self.socket, pending=pending, unread=self._protocol.unread()
-            )
-            self._owner.replace(self, successor)
 
     def _refuse(self, head: RequestHead, error: MessageError) -> bytes | None:
         """Answer at the head; a body that would follow is not read."""

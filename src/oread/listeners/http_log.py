@@ -120,8 +120,9 @@ class LoggingConnection(HttpConnection):
         super().answer_slow(part)
         self._tell_refused(b"HTTP/1.1 408 \r\n\r\n")
 
-    def _hand_over(self, upgrade: Acceptance) -> None:
-        super()._hand_over(upgrade)
+    def hand_over(self, upgrade: Acceptance) -> None:
+        """Tell of the upgrade, whoever goes on."""
+        super().hand_over(upgrade)
         self._tell(complete=True)  # an application answers by itself: with what is not known here
 
     def close(self) -> None:
