@@ -146,7 +146,10 @@ class HandlerWebSocket(WebSocketConnection):
 
     def _encode(self, reply: Any) -> bytes | None:
         data = encode_payload(reply)
-        if data is None or not self.takes_messages:
+        if data is None:
+            return None
+        if not self.takes_messages:
+            self._owner.count("ws_closing")
             return None
         text = is_text(reply, asked_by_text=self._text)
         try:
