@@ -9,18 +9,22 @@ import sys
 import oread
 
 NAMES = [
+    "ApplicationError",
     *("Attachment", "Failure", "HandlerAbandoned", "HandlerChange", "HandlerLeakWarning", "HandlerOptions"),
     *("Subscription", "SubscriptionOverflow", "SubscriptionStatistics"),
     *(
+        "AccessRecord",
         "BadRequest",
         "Bound",
         "Busy",
         "Client",
+        "CutShort",
         "Datagram",
         "DatagramLimits",
         "DrainReport",
         "Endpoint",
         "EndpointError",
+        "FileReply",
     ),
     *(
         "HandlerCancelled",
@@ -33,11 +37,11 @@ NAMES = [
     ),
     *("HttpResponse", "ItemStream", "Message", "MessageError", "NotAllowed", "NotFound", "OreadError"),
     "Peer",
-    *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service"),
+    *("Registration", "RegistrationError", "Registry", "Reply", "ServerSentEvent", "Service", "SlowBody"),
     *("SequenceStatistics", "SequenceTracker"),
     *("DatagramCounters", "Datagrams", "Received", "open_datagram"),
     *("Statistics", "StreamLimits"),
-    *("TimedOut", "TlsLimits", "TooLarge", "connect", "open_service", "serve"),
+    *("TimedOut", "TlsLimits", "TooLarge", "WebSocketMessage", "connect", "open_service", "serve"),
 ]
 
 

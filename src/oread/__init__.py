@@ -9,8 +9,10 @@ from __future__ import annotations
 from oread.client import Client, DatagramCounters, Datagrams, ItemStream, Received, connect, open_datagram
 from oread.endpoints import Endpoint
 from oread.errors import (
+    ApplicationError,
     BadRequest,
     Busy,
+    CutShort,
     EndpointError,
     HandlerAbandoned,
     HandlerCancelled,
@@ -21,12 +23,25 @@ from oread.errors import (
     NotFound,
     OreadError,
     RegistrationError,
+    SlowBody,
     SubscriptionOverflow,
     TimedOut,
     TooLarge,
 )
 from oread.limits import DatagramLimits, HttpLimits, HttpsLimits, StreamLimits, TlsLimits
-from oread.messages import Datagram, Headers, HttpRequest, HttpResponse, Message, Peer, Reply, ServerSentEvent
+from oread.messages import (
+    Datagram,
+    FileReply,
+    Headers,
+    HttpRequest,
+    HttpResponse,
+    Message,
+    Peer,
+    Reply,
+    ServerSentEvent,
+    WebSocketMessage,
+)
+from oread.protocols.access_log import AccessRecord
 from oread.protocols.sequence import SequenceStatistics, SequenceTracker
 from oread.registry import (
     Attachment,
@@ -42,11 +57,14 @@ from oread.registry import (
 from oread.service import Bound, DrainReport, Service, Statistics, open_service, serve
 
 __all__ = [
+    "AccessRecord",
+    "ApplicationError",
     "Attachment",
     "BadRequest",
     "Bound",
     "Busy",
     "Client",
+    "CutShort",
     "Datagram",
     "DatagramCounters",
     "DatagramLimits",
@@ -55,6 +73,7 @@ __all__ = [
     "Endpoint",
     "EndpointError",
     "Failure",
+    "FileReply",
     "HandlerAbandoned",
     "HandlerCancelled",
     "HandlerChange",
@@ -83,6 +102,7 @@ __all__ = [
     "SequenceTracker",
     "ServerSentEvent",
     "Service",
+    "SlowBody",
     "Statistics",
     "StreamLimits",
     "Subscription",
@@ -91,6 +111,7 @@ __all__ = [
     "TimedOut",
     "TlsLimits",
     "TooLarge",
+    "WebSocketMessage",
     "connect",
     "open_datagram",
     "open_service",

@@ -8,6 +8,7 @@ with what would be right. An endpoint is a frozen value and holds no socket.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,7 +38,13 @@ HTTP_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 JSONRPC = "jsonrpc"
 """The framing of documents that name their events."""
 
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:,[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+
+_PRODUCT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}(/[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64})?")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LOOPBACK = "127.0.0.1"
 """What an empty host means: every interface has to be said."""
@@ -81,6 +88,29 @@ def _number(low: int, high: int) -> Callable[[str], int]:
     return convert
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(text.lower().split(","))
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError("must be origins such as https://example.com, joined by commas, or *")
+    return origins
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    if not _TOKENS.fullmatch(text):
+        raise ValueError("must be names, joined by commas")
+    return tuple(text.split(","))
+
+
+def _product(text: str) -> str:
+    if not _PRODUCT.fullmatch(text):
+        raise ValueError("must be a product such as oread or oread/1.0 (RFC 9110 10.2.4)")
+    return text
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(entry) for entry in text.split(","))
+
+
 FAILURE_POLICIES = ("isolate", "close", "stop")
 """What a handler's failure ends: its exchange, also its connection, or the service."""
 _STREAM_OPTIONS: Mapping[str, Callable[[str], Any]] = {
@@ -92,6 +122,11 @@ _HTTP_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "reuse_port": _boolean,
     "openapi": _boolean,
     "rpc": _path,
+    "origins": _origins,
+    "subprotocols": _tokens,
+    "ws_deflate": _boolean,
+    "server": _product,
+    "trusted_proxies": _networks,
     "failure": _one_of(*FAILURE_POLICIES),
 }
 _REPEATED = ("cert", "key")
@@ -145,8 +180,18 @@ class Endpoint:
     framing: str = "raw"
     rpc: str | None = None
     """Of HTTP: the path where JSON-RPC is served."""
+    server: str | None = None
+    """Of HTTP: what the Server field says; None sends none, so that nobody learns what to try."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Of HTTP: whose `Forwarded` or `X-Forwarded-*` fields are believed."""
     openapi: bool = False
     """Of HTTP: whether GET /openapi.json describes what is served."""
+    origins: tuple[str, ...] = ()
+    """Of HTTP: whose pages may open a WebSocket, `*` for any; () is the same origin alone."""
+    subprotocols: tuple[str, ...] = ()
+    """Of HTTP: what a WebSocket may agree to speak."""
+    ws_deflate: bool = False
+    """Of HTTP: whether messages of a WebSocket may be compressed (permessage-deflate)."""
     reply: str | None = None
     """`none` or `unicast`; None is the default of the address's mode."""
     interface: str | None = None

@@ -61,6 +61,19 @@ class TooLarge(MessageError):
     reason = "too_large"
 
 
+class CutShort(BadRequest):
+    """The peer left before its message was complete."""
+
+    reason = "cut_short"
+
+
+class SlowBody(MessageError):
+    """The body of a request came too slowly (RFC 9110 15.5.9)."""
+
+    status = 408
+    reason = "slow_body"
+
+
 class HandlerError(MessageError):
     """The handler failed, or returned what its transport cannot send."""
 
@@ -103,6 +116,19 @@ class EndpointError(OreadError, ValueError):
 
 class RegistrationError(OreadError, TypeError):
     """A handler cannot be registered as it is."""
+
+
+class ApplicationError(OreadError):
+    """A mounted application could not start, or asks for what is not served.
+
+    Args:
+        words: what it is about.
+        details: all that the application said, which may be a traceback.
+    """
+
+    def __init__(self, words: str, details: str = "") -> None:
+        super().__init__(words)
+        self.details = details
 
 
 class HandlerAbandoned(OreadError):

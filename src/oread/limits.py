@@ -47,7 +47,7 @@ class StreamLimits:
     backlog: int = _count(1_024, 1, 65_535)
     """Connections the kernel queues for us (capped by net.core.somaxconn)."""
     message_bytes: int = _count(1 << 20, 1, 1 << 31)
-    """One framed message (`lines`, `length`), inclusive; raw chunks are never larger than one read."""
+    """One framed message (`lines`, `length`, a WebSocket), inclusive; raw chunks are one read at most."""
     pending_bytes: int = _count(65_536, 4_096, 1 << 30)
     """Unsent replies above which a connection is not read; reading resumes below half of it."""
     idle_seconds: float = _seconds(math.inf)
@@ -76,6 +76,8 @@ class HttpLimits(StreamLimits):
     fields: int = _count(100, 1, 10_000)
     body_bytes: int = _count(1 << 20, 0, 1 << 40)
     """A body as the handler gets it, decoded from its framing; beyond it 413."""
+    stream_bytes: int = _count(1 << 30, 0, 1 << 50)
+    """A body that its handler takes part by part (`AsyncIterator[bytes]`); beyond it 413."""
     chunk_line_bytes: int = _count(4_096, 16, 65_536)
     chunk_extension_bytes: int = _count(4_096, 0, 1 << 20)
     """All chunk extensions of one body together (CVE-2023-39326)."""
@@ -94,7 +96,15 @@ class HttpLimits(StreamLimits):
     age_seconds: float = _seconds(3_600.0)
     """Oldest age at which a connection may begin another request."""
     gone_seconds: float = _seconds(1.0, 0.0)
-    """From a peer's FIN to the cancelling of the handler that works for it."""
+    """From a peer's FIN, or the close frame of its WebSocket, to the cancelling of the handler for it."""
+    ws_frame_bytes: int = _count(1 << 20, 1, 1 << 31)
+    """One frame of a WebSocket; a message of several is bounded by `message_bytes`; beyond either 1009."""
+    ws_ping_seconds: float = _seconds(20.0)
+    """Silence of a WebSocket after which a ping is sent (proxies often cut off after 60 s)."""
+    ws_pong_seconds: float = _seconds(20.0)
+    """From a ping to the first byte that comes back; then 1011."""
+    ws_close_seconds: float = _seconds(5.0)
+    """From our close frame to the peer's; then the connection is closed without it."""
 
 
 def _handshake_seconds() -> Any:

@@ -7,6 +7,7 @@ listener hands in a function, a test hands in the value.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -23,6 +24,11 @@ class Peer:
 
     address: Address
     transport: str
+
+    @property
+    def host(self) -> str | None:
+        """The address without its port, or the path; None when it is not known."""
+        return self.address[0] if isinstance(self.address, tuple) else self.address
 
     def __str__(self) -> str:
         """Return `127.0.0.1:50001`, `[::1]:50001`, a path, or `unknown`."""
@@ -103,9 +109,9 @@ class Message:
 
     event: str
     data: bytes
-    """The payload; an HTTP request's body."""
+    """The payload; an HTTP request's body, empty where the handler takes it part by part."""
     transport: str = "memory"
-    """`tcp`, `unix`, `http`, `tls`, `https`, `udp` or `memory`."""
+    """`tcp`, `unix`, `http`, `tls`, `https`, `ws`, `wss`, `udp` or `memory`."""
     captures: Mapping[str, str] = attrs.field(factory=dict)
     received: float = 0.0
     """When it was read, on Trio's clock."""
@@ -135,6 +141,16 @@ class Message:
 
 
 @attrs.frozen(kw_only=True)
+class Forwarded:
+    """What trusted proxies tell of a request (RFC 7239)."""
+
+    address: tuple[str, int] | None
+    """Of the client; the port is 0 where it was not told, and all is None where it was hidden."""
+    scheme: str | None = None
+    host: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class HttpRequest(Message):
     """A message that came by HTTP (RFC 9110, RFC 9112)."""
 
@@ -147,11 +163,70 @@ class HttpRequest(Message):
     """What stands behind the `?`, still encoded; empty when there is none."""
     headers: Headers = Headers(())
     version: str = "1.1"
+    _trailers: Headers | Callable[[], Headers] = attrs.field(default=Headers(()), repr=False)
+    _look_behind: Callable[[Address, Headers], Forwarded | None] | None = attrs.field(
+        default=None, repr=False, eq=False
+    )
+
+    @property
+    def trailers(self) -> Headers:
+        """The fields that came behind a chunked body, apart from `headers`.
+
+        Nothing is in it before the body's end, where a handler takes the body
+        part by part. What a trailer says is the peer's word alone: never take
+        one for a field (RFC 9110 6.5.1).
+        """
+        return self._trailers() if callable(self._trailers) else self._trailers
+
+    @property
+    def client(self) -> Peer:
+        """Who sent it, as trusted proxies tell (`trusted_proxies=`); without them the peer.
+
+        Raises:
+            BadRequest: what they tell is malformed. The same holds for `scheme` and `host`.
+        """
+        behind = self._forwarded()
+        return self.peer if behind is None else Peer(behind.address, self.transport)
+
+    @property
+    def scheme(self) -> str:
+        """What the client used: `http` or `https`."""
+        behind = self._forwarded()
+        if behind is not None and behind.scheme is not None:
+            return behind.scheme
+        return "https" if self.transport in ("https", "wss") else "http"
+
+    @property
+    def host(self) -> str:
+        """The authority that the client asked for; empty when there is none (HTTP/1.0)."""
+        behind = self._forwarded()
+        if behind is not None and behind.host is not None:
+            return behind.host
+        if self.target.startswith("/"):
+            return self.headers.get("host", "") or ""
+        return self.target.partition("://")[2].partition("/")[0].partition("?")[0]
+
+    def _forwarded(self) -> Forwarded | None:
+        return None if self._look_behind is None else self._look_behind(self.peer.address, self.headers)
 
     @property
     def query_items(self) -> list[tuple[str, str]]:
         """The query, decoded (application/x-www-form-urlencoded)."""
         return parse_qsl(self.query, keep_blank_values=True)
+
+
+@attrs.frozen(kw_only=True)
+class WebSocketMessage(HttpRequest):
+    """One message of a WebSocket, with the request that opened it (RFC 6455).
+
+    `transport` is `ws`, or `wss` over TLS; `method`, `headers` and the others
+    are those of that request.
+    """
+
+    text: bool = False
+    """Whether it was sent as text; `data` is its UTF-8 then."""
+    subprotocol: str | None = None
+    """What was agreed on with the client."""
 
 
 @attrs.frozen(kw_only=True)
@@ -211,6 +286,37 @@ class HttpResponse:
     body: bytes = attrs.field(default=b"", converter=_to_bytes)
     status: int = 200
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_to_pairs)
+
+
+def _to_path(value: str | os.PathLike[str]) -> str:
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise TypeError("a path is a str or a PathLike of str")
+    return path
+
+
+@attrs.frozen
+class FileReply:
+    """An answer that is the content of a file.
+
+    By HTTP it is sent by the kernel where it can (sendfile(2)), with its type,
+    length and validators, as a part where one is asked for, and not at all to
+    who has it already. On other transports its content is the payload, up to
+    1 MiB. What is no regular file is `NotFound`.
+
+    Args:
+        path: of the file.
+        root: a directory that the path, which must be relative then, may not
+            leave: for paths that came from a peer. Who can write there while
+            it is served is trusted.
+        content_type: what HTTP says of it; None goes by its name.
+        headers: more `(name, value)` pairs, such as `Cache-Control`.
+    """
+
+    path: str = attrs.field(converter=_to_path)
+    root: str | None = attrs.field(default=None, kw_only=True, converter=attrs.converters.optional(_to_path))
+    content_type: str | None = attrs.field(default=None, kw_only=True)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True, converter=_to_pairs)
 
 
 def _check_one_line(_instance: object, attribute: attrs.Attribute[Any], value: str | None) -> None:

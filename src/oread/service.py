@@ -18,21 +18,22 @@ import contextvars
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import attrs
 import trio
 
-from oread.dispatch import Failed
+from oread.dispatch import Application, Failed
 from oread.endpoints import JSONRPC, Endpoint
-from oread.errors import EndpointError
+from oread.errors import ApplicationError, EndpointError
 from oread.listeners.datagrams import DatagramListener
 from oread.listeners.http_listener import HttpListener
 from oread.listeners.jsonrpc_http import JsonRpcHttpListener
 from oread.listeners.jsonrpc_streams import JsonRpcListener
 from oread.listeners.runtime import EndpointStatistics, Failures, Listener, Runtime
 from oread.listeners.stream_listener import StreamListener
+from oread.protocols.access_log import AccessRecord
 from oread.reactor import STALL_SECONDS, Poller, Reactor, RunnerPool, Watchdog, open_poller
 from oread.registry import Registry
 from oread.sockets.datagrams import DatagramSocket, adopt_datagram_socket, open_datagram_sockets
@@ -163,6 +164,7 @@ async def open_service(
     poller: Poller | None = None,
     stall_seconds: float = STALL_SECONDS,
     tls: ssl.SSLContext | None = None,
+    access_log: Callable[[AccessRecord], object] | None = None,
 ) -> AsyncIterator[Service]:
     """Serve a registry on these endpoints for the length of the block.
 
@@ -177,11 +179,14 @@ async def open_service(
             by a thread, which `math.inf` does without.
         tls: a server's context, for `tls` and `https` endpoints without
             `cert=`; used as it is, and stays the caller's.
+        access_log: is called with a record of every HTTP request, when it is
+            answered or given up; it must not block. None costs nothing.
 
     Raises:
         EndpointError: a URL or option that can't be used.
         RegistrationError: an event with no handler, or one the endpoint can't serve.
         OSError: an address can't be bound. Nothing is left open in any case.
+        ApplicationError: a mounted application could not start.
         Exception: what a handler raised on an endpoint with `failure=stop`.
 
     Cancellation: handlers are cancelled, then every socket is closed.
@@ -197,6 +202,7 @@ async def open_service(
         failures=Failures(reactor, registry),
         room=descriptor_room(),
         tls=tls,
+        access_log=access_log,
     )
     watchdog = Watchdog(reactor, stall_seconds)
     body_error: BaseException | None = None
@@ -213,7 +219,11 @@ async def open_service(
                     body_error = sys.exc_info()[1]
         except BaseExceptionGroup as group:
             only_error = _only_leaf(group)
-            if only_error is not body_error and not _is_stop(runtime, only_error):
+            if (
+                only_error is not body_error
+                and not isinstance(only_error, ApplicationError)
+                and not _is_stop(runtime, only_error)
+            ):
                 raise
     if only_error is not None:  # as the block, or a handler, raised it, not inside two groups
         raise only_error
@@ -319,20 +329,30 @@ async def _running(runtime: Runtime, listeners: Sequence[Listener]) -> AsyncIter
     async with trio.open_nursery() as outer:
         outer.start_soon(_run_reactor, runtime.reactor, scope, listeners)
         try:
-            async with trio.open_nursery() as inner:
-                runtime.runners.start(inner)
-                inner.start_soon(_raise_failure, runtime)
+            async with runtime.applications.running(_applications(runtime, listeners)):
+                async with trio.open_nursery() as inner:
+                    runtime.runners.start(inner)
+                    inner.start_soon(_raise_failure, runtime)
+                    for listener in listeners:
+                        listener.start()
+                    try:
+                        yield
+                    finally:
+                        runtime.runners.close()
+                        inner.cancel_scope.cancel()
                 for listener in listeners:
-                    listener.start()
-                try:
-                    yield
-                finally:
-                    runtime.runners.close()
-                    inner.cancel_scope.cancel()
+                    listener.abort()  # not only when the applications have ended
         finally:
             for listener in listeners:
                 listener.abort()
             scope.cancel()
+
+
+def _applications(runtime: Runtime, listeners: Sequence[Listener]) -> Sequence[Application]:
+    """Return what has to start before anything is served."""
+    if not any(isinstance(listener, HttpListener) for listener in listeners):
+        return ()
+    return runtime.registry.applications()
 
 
 async def _raise_failure(runtime: Runtime) -> None:
@@ -363,6 +383,7 @@ async def serve(
     *endpoints: str | Endpoint | Bound,
     stall_seconds: float = STALL_SECONDS,
     tls: ssl.SSLContext | None = None,
+    access_log: Callable[[AccessRecord], object] | None = None,
     task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a registry until cancelled, or until the service has been drained.
@@ -374,6 +395,7 @@ async def serve(
         endpoints: URLs, `Endpoint`s, or sockets already open as `Bound`.
         stall_seconds: as in `open_service`.
         tls: as in `open_service`.
+        access_log: as in `open_service`.
         task_status: is given the `Service` once everything is bound.
 
     Raises:
@@ -381,6 +403,8 @@ async def serve(
 
     Cancellation: as leaving `open_service`.
     """
-    async with open_service(registry, *endpoints, stall_seconds=stall_seconds, tls=tls) as service:
+    async with open_service(
+        registry, *endpoints, stall_seconds=stall_seconds, tls=tls, access_log=access_log
+    ) as service:
         task_status.started(service)
         await service.wait_drained()

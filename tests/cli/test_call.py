@@ -111,6 +111,18 @@ def test_a_dash_is_standard_input_and_a_terminal_is_none(
     assert json.loads(result.stdout)["method"] == "GET"
 
 
+def test_a_websocket_is_asked_for_one_message(run: Callable[..., Any], urls: dict[str, str]) -> None:
+    """The first that comes back is printed; a close code is one line and status 1."""
+    url = urls["http"].replace("http:", "ws:")
+    assert run("call", f"{url}/echo", "hello").stdout == b"hello"
+    result = run("call", f"{url}/nothing", "hello")
+    assert result.returncode == 1
+    assert b"404" in result.stderr
+    result = run("call", f"{url}/discard", "hello", "--wait", "0.2")
+    assert b"no answer within 0.2 s" in result.stderr
+    assert run("call", f"{url}/echo", "hello", "--method", "PUT").returncode == 2
+
+
 def test_http_posts_data_and_gets_without(run: Callable[..., Any], urls: dict[str, str]) -> None:
     """The method follows the data unless it is said."""
     seen = [

@@ -276,7 +276,10 @@ ERRORS = {
     "no command": ([], "a command is needed: serve, call, listen, ping, handlers"),
     "unknown flag": (["serve", "--frobnicate"], "No such option"),
     "bad drain": (["serve", "--drain", "nan"], "seconds from 0 to inf"),
-    "bad scheme": (["serve", "gopher://127.0.0.1:0/echo"], "scheme must be one of tcp, unix, http, tls, https, udp"),
+    "bad scheme": (
+        ["serve", "gopher://127.0.0.1:0/echo"],
+        "scheme must be one of tcp, unix, http, tls, https, udp",
+    ),
     "no port": (["serve", "tcp://127.0.0.1/echo"], "a port is needed"),
     "no event": (["serve", "tcp://127.0.0.1:0"], "an event is needed"),
     "unknown option": (["serve", "tcp://127.0.0.1:0/echo?colour=red"], "unknown option 'colour'"),
@@ -376,3 +379,26 @@ def test_a_reader_that_goes_ends_it_quietly() -> None:
     )
     os.close(writing)
     assert (result.returncode, result.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("form", ["common", "combined", "json"])
+def test_requests_are_logged_on_stdout_when_asked_for(serve: Callable[..., Any], form: str) -> None:
+    """A line for each, also for what was refused; nothing of it on stderr."""
+    daemon = serve("http://127.0.0.1:0", "--access-log", form)
+    assert daemon.hints
+    with socket.create_connection(("127.0.0.1", daemon.port()), timeout=60) as client:
+        client.sendall(b'GET /echo HTTP/1.1\r\nHost: a\r\nUser-Agent: a"b\r\n\r\nGET /%\r\n')
+        while client.recv(1000):
+            pass
+    lines = [daemon.process.stdout.readline() for _ in range(2)]
+    if form == "json":
+        first, second = map(json.loads, lines)
+        assert (first["event"], first["method"], first["status"]) == ("request", "GET", 200)
+        assert (first["user_agent"], second["method"], second["status"]) == ('a"b', None, 400)
+    else:
+        assert '"GET /echo HTTP/1.1" 200 ' in lines[0]
+        assert ('"a\\x22b"' in lines[0]) == (form == "combined")
+        assert '"-" 400 ' in lines[1]
+    daemon.signal()
+    status, log = daemon.wait()
+    assert (status, "GET" in log) == (0, False)

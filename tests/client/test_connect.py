@@ -204,7 +204,7 @@ async def test_http_statuses_are_our_errors(registry: oread.Registry) -> None:
             await client.call("missing", b"x")
         with pytest.raises(oread.NotAllowed) as refused:
             await client.call("got")
-        assert refused.value.allowed == ("GET", "HEAD")
+        assert refused.value.allowed == ("GET", "HEAD", "OPTIONS")
         with pytest.raises(oread.Busy, match="no room") as busy:
             await client.call("busy")
         assert busy.value.retry_seconds == 7

@@ -50,7 +50,7 @@ async def test_the_index_lists_every_event() -> None:
     assert rows["echo"]["does"] == "Return what was sent (RFC 862)."
     assert as_html.headers.get("content-type") == "text/html; charset=utf-8"
     assert all(f"<a href='/{event}'>".encode() in as_html.body for event in rows)
-    assert (posted.status, posted.headers.get("allow")) == (405, "GET, HEAD")
+    assert (posted.status, posted.headers.get("allow")) == (405, "GET, HEAD, OPTIONS")
 
 
 def test_the_demo_set_stays_on_loopback() -> None:

@@ -263,7 +263,7 @@ def test_methods_select_handlers() -> None:
     assert replies == {"GET": "get", "HEAD": "get", "POST": "post", "PUT": "post"}
     with pytest.raises(NotAllowed) as caught:
         compiled.entry_for_method("DELETE")
-    assert caught.value.allowed == ("GET", "HEAD", "POST", "PUT")
+    assert caught.value.allowed == ("GET", "HEAD", "OPTIONS", "POST", "PUT")
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT"])

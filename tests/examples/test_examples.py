@@ -9,7 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import httpx2
 import pytest
 import trio
 from markdown_examples import ROOT
@@ -203,3 +205,21 @@ async def test_the_program_before_the_migration_answers() -> None:
 def test_each_example_is_short(path: Path) -> None:
     """An example is read in one go."""
     assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+async def test_the_page_is_served_beside_its_handlers(load: Load) -> None:
+    """The application's page, the count by HTTP, the live data by WebSocket; its lifespan around."""
+    asgi = load("asgi")
+    site = asgi.Site()
+    with trio.fail_after(MOST_SECONDS):
+        async with oread.open_service(asgi.make_registry(site), "http://127.0.0.1:0") as service:
+            assert site.open
+            base = f"http://127.0.0.1:{service.endpoints[0].port}"
+            async with httpx2.AsyncClient(base_url=base) as client:
+                assert "new WebSocket" in (await client.get("/")).text
+                assert (await client.get("/visits")).json() == 1
+                assert (await client.get("/nothing")).status_code == 404
+            async with oread.connect(base.replace("http:", "ws:")) as caller:
+                heard = await caller.call("live", "hello", reply=dict[str, Any])
+                assert heard == {"visits": 1, "said": "hello"}
+        assert not site.open

@@ -143,7 +143,7 @@ async def test_errors_have_their_status_and_the_connection_goes_on(
     async with serve_memory("http://:0") as memory:
         answers = await ask(memory, b"".join(data for data, _ in requests), *[b"POST"] * len(requests))
         assert [status for status, _, _ in answers] == [status for _, status in requests]
-        assert answers[1][1][b"allow"] == b"GET, HEAD"
+        assert answers[1][1][b"allow"] == b"GET, HEAD, OPTIONS"
         assert b"on purpose" not in b"".join(body for _, _, body in answers), (
             "a handler's own words stay inside"
         )

@@ -129,7 +129,7 @@ async def test_document_is_served_when_asked_for(registry: oread.Registry, serve
         assert "/new" not in json.loads(replies[0][2])["paths"]
         assert (replies[1][0], replies[1][2]) == (200, b"")
         [(status, fields, _)] = await ask(memory, post("/openapi.json", b""))
-        assert (status, fields[b"allow"]) == (405, b"GET, HEAD")
+        assert (status, fields[b"allow"]) == (405, b"GET, HEAD, OPTIONS")
     async with serve_memory("http://:0") as memory:
         [(status, *_)] = await ask(memory, get, b"GET")
         assert status == 404

@@ -7,6 +7,7 @@ import select
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from time import perf_counter
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from oread.reactor import ERROR, READABLE, EpollPoller, Reactor, open_poller
+from oread.reactor.reactor import TURN_SECONDS
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="these traps are epoll's")
 
@@ -122,6 +124,36 @@ async def test_deferred_work_waits_for_the_next_pass() -> None:
             reactor.defer(lambda: order.append("from another task"))
             await wait_all_tasks_blocked(0.01)
             assert order[2:] == ["from another task"]
+            reactor.remove(left.fileno())
+
+
+async def test_deferred_work_leaves_the_ready_their_turn() -> None:
+    """However much is deferred, a turn's worth is done between two polls, in its order."""
+    with pair() as (left, right):
+        async with running() as reactor:
+            order: list[int] = []
+            seen: list[int] = []
+
+            def work(number: int) -> None:
+                order.append(number)
+                end = perf_counter() + 2 * TURN_SECONDS
+                while perf_counter() < end:
+                    pass
+
+            def on_ready(_ready: int) -> None:
+                left.recv(100)
+                seen.append(len(order))
+                if len(seen) == 1:
+                    for number in range(5):
+                        reactor.defer(lambda number=number: work(number))
+                if len(seen) < 6:
+                    right.send(b"x")
+
+            reactor.add(left.fileno(), on_ready)
+            right.send(b"x")
+            await wait_all_tasks_blocked(0.05)
+            assert order == [0, 1, 2, 3, 4]
+            assert seen == [0, 0, 1, 2, 3, 4]
             reactor.remove(left.fileno())
 
 

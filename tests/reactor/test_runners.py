@@ -226,6 +226,22 @@ async def test_wait_idle_learns_of_jobs_that_never_suspend() -> None:
             await runners.wait_idle()
 
 
+async def test_a_job_that_cancels_itself_and_never_waits_ends_alone() -> None:
+    """It met a reset at its first call: the next jobs run as ever, queued with it or later."""
+    async with pool() as runners:
+
+        async def meet_reset() -> None:
+            runners.cancel(first)
+
+        first, behind, later = Job(meet_reset), Job(trio.lowlevel.checkpoint), Job(trio.lowlevel.checkpoint)
+        runners.submit(first)
+        runners.submit(behind)
+        await wait_all_tasks_blocked()
+        runners.submit(later)
+        await wait_all_tasks_blocked()
+        assert (first.results, behind.results, later.results) == ([None], [None], [None])
+
+
 async def test_pointless_jobs_are_skipped() -> None:
     """A job whose peer went while it was queued never runs and is not finished."""
     async with pool() as runners:

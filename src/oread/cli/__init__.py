@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from oread.cli.errors import CommandError
-from oread.errors import EndpointError, RegistrationError
+from oread.errors import ApplicationError, EndpointError, RegistrationError
 
 COMMANDS: Mapping[str, str] = {
     "serve": "Serve a registry until a signal; without arguments the demo set.",
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.format_message().rstrip('.')}; see '{path} --help'", 2)
     except CommandError as error:
         return _fail(error.format_message(), error.exit_code)
-    except (EndpointError, RegistrationError) as error:
+    except (ApplicationError, EndpointError, RegistrationError) as error:
         return _fail(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
         return 130  # 128 + SIGINT, as a shell reports it

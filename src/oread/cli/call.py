@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import ssl
@@ -14,7 +15,16 @@ import trio
 
 from oread.cli.errors import CommandError, PeerError, explain_dialling
 from oread.cli.options import seconds_up_to
-from oread.client import LIMIT_BYTES, Target, call_datagram, call_http, call_stream, parse_target
+from oread.client import (
+    LIMIT_BYTES,
+    Target,
+    call_datagram,
+    call_http,
+    call_stream,
+    call_websocket,
+    parse_target,
+)
+from oread.client.tls import dial
 from oread.errors import MessageError, TooLarge
 from oread.messages import Datagram
 from oread.protocols.http1_client import ClientResponse
@@ -71,11 +81,13 @@ def call(
     reply within --wait is printed, with its sender when there are several.
 
     http, https: one request; a status other than 2xx is exit status 1.
+
+    ws, wss: one message; prints the first that comes back, and says goodbye.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as nc and curl: there is nothing to clean up
     target = parse_target(url)
     scheme = target.endpoint.scheme
-    if method is not None and not target.endpoint.is_http:
+    if method is not None and (not target.endpoint.is_http or target.websocket):
         raise click.UsageError(f"--method is for http only, not for {scheme}", click.get_current_context())
     tls = choose_client_context(
         target.endpoint, cafile=cafile, insecure=insecure, certificate=certificate, key=key
@@ -83,6 +95,8 @@ def call(
     payload = _read_payload(data)
     default = DATAGRAM_WAIT_SECONDS if scheme == "udp" else STREAM_WAIT_SECONDS
     wait_seconds = default if wait_seconds is None else wait_seconds
+    if target.websocket:
+        return _run(url, _call_websocket(url, target, payload, wait_seconds, tls))
     if target.endpoint.is_http:
         chosen = method or ("POST" if payload else "GET")
         return _run(url, _call_http(url, target, payload, chosen, wait_seconds, verbose=verbose, tls=tls))
@@ -162,6 +176,21 @@ async def _call_datagram(
         return 0
     for answer in answers:
         _write(f"{answer.peer}: ".encode() + answer.data.removesuffix(b"\n") + b"\n")
+    return 0
+
+
+async def _call_websocket(
+    url: str, target: Target, payload: bytes, wait_seconds: float, tls: ssl.SSLContext | None
+) -> int:
+    reply: bytes | None = None
+    with trio.move_on_after(wait_seconds):
+        try:
+            reply = await call_websocket(target, functools.partial(dial, target.endpoint, tls), payload)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+    if reply is None:
+        raise _silent(url, wait_seconds)
+    _write(reply)
     return 0
 
 

@@ -9,7 +9,7 @@ import click
 from oread.cli.application import load_registry
 from oread.cli.errors import explain_listening
 from oread.cli.options import APP_HELP, seconds_up_to
-from oread.daemon import DEMO_ENDPOINTS, make_demo_registry, run_daemon
+from oread.daemon import ACCESS_LOGS, DEMO_ENDPOINTS, make_demo_registry, run_daemon
 from oread.endpoints import Endpoint
 from oread.service import DRAIN_SECONDS
 
@@ -26,8 +26,19 @@ from oread.service import DRAIN_SECONDS
     show_default=True,
     help="How long handlers have to end after the first signal.",
 )
+@click.option(
+    "--access-log",
+    type=click.Choice(ACCESS_LOGS),
+    help="Write a line on stdout for every HTTP request.",
+)
 @click.pass_context
-def serve(context: click.Context, endpoints: tuple[str, ...], app: str | None, drain_seconds: float) -> int:
+def serve(
+    context: click.Context,
+    endpoints: tuple[str, ...],
+    app: str | None,
+    drain_seconds: float,
+    access_log: str | None,
+) -> int:
     """Serve a registry on these endpoints until a signal.
 
     An ENDPOINT is a URL, such as tcp://127.0.0.1:7007/echo or
@@ -42,7 +53,7 @@ def serve(context: click.Context, endpoints: tuple[str, ...], app: str | None, d
     parsed = [Endpoint.parse(url) for url in endpoints or DEMO_ENDPOINTS]
     registry = make_demo_registry() if app is None else load_registry(app)
     try:
-        return run_daemon(registry, parsed, drain_seconds=drain_seconds)
+        return run_daemon(registry, parsed, drain_seconds=drain_seconds, access_log=access_log)
     except OSError as error:
         if error.filename is None:  # not a bind that failed: ours to answer for, or a closed stdout
             raise

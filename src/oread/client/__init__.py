@@ -1,9 +1,9 @@
 """The calling side: one call without ceremony, or a connection for many.
 
 `connect` gives a `Client`, the way for programs, and `open_datagram` what UDP
-has beyond calls; `call_stream`, `call_http` and `call_datagram` send one
-message and know no events, the way for `oread call`. Reconnecting, retrying
-and redirects are the caller's.
+has beyond calls; `call_stream`, `call_http`, `call_websocket` and
+`call_datagram` send one message and know no events, the way for `oread call`.
+Reconnecting, retrying and redirects are the caller's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from oread.client.client import Client, ItemStream, connect, connect_by
 from oread.client.open_datagram import DatagramCounters, Datagrams, Received, open_datagram
 from oread.client.sending import LIMIT_BYTES
 from oread.client.target import Target, parse_target
+from oread.client.websocket import call_websocket
 
 __all__ = [
     "LIMIT_BYTES",
@@ -26,6 +27,7 @@ __all__ = [
     "call_datagram",
     "call_http",
     "call_stream",
+    "call_websocket",
     "connect",
     "connect_by",
     "open_datagram",

@@ -32,6 +32,7 @@ from oread.client.sending import LIMIT_BYTES
 from oread.client.streams import FramedChannel, RawChannel
 from oread.client.target import Target, parse_target
 from oread.client.tls import dial as dial_endpoint
+from oread.client.websocket import WebSocketChannel
 from oread.endpoints import Endpoint
 from oread.errors import MessageError, NotFound, TimedOut
 from oread.protocols.framing import FRAMINGS, Lines
@@ -146,6 +147,8 @@ class Client:
         * `lines`, `length`, `udp`: takes one message. A handler that answers
           nothing leaves the caller waiting: give a deadline, or `emit`;
         * `http`: one request; no answer (204) is `b""`;
+        * `ws`: one message each way, as text where the payload is UTF-8; as
+          with `lines`, no answer leaves the caller waiting;
         * `jsonrpc`: one request; a null result is `b""`.
 
         Args:
@@ -189,7 +192,8 @@ class Client:
         chunk, cut as the network cuts it; `lines`, `length`: every message
         until the service has answered in full (the sending side is closed
         behind the request); `http`: every chunk of the body, or the data of
-        every server-sent event. `udp` and `jsonrpc` have no such answers.
+        every server-sent event; `ws`: every message until the service closes,
+        since nothing tells where an answer ends. `udp` and `jsonrpc` have none.
 
         Args:
             event: as for `call`.
@@ -288,7 +292,7 @@ async def connect(
 
     Args:
         url: `tcp`, `tls` or `unix` with `framing=raw`, `lines`, `length` or
-            `jsonrpc`; `http` or `https`, whose path goes before every event;
+            `jsonrpc`; `http`, `https`, `ws` or `wss`, whose path goes before every event;
             `udp` to one peer.
         method: HTTP: of every request.
         headers: HTTP: more fields of every request, for example `Accept:
@@ -345,6 +349,8 @@ def _make_channel(
 ) -> Channel:
     endpoint = target.endpoint
     framing = endpoint.framing
+    if target.websocket:
+        return WebSocketChannel(target, dial, headers=headers)
     if endpoint.is_http:
         return HttpChannel(target, dial, nursery, method=method, headers=headers)
     if endpoint.scheme == "udp":

@@ -41,7 +41,7 @@ ERROR_BYTES = 4_096
 REASON_CHARACTERS = 200
 """Of an error's body that an exception repeats."""
 
-_PATH_SAFE = "/!$&'()*+,;=:@"
+PATH_SAFE = "/!$&'()*+,;=:@"
 """Beside letters, digits and `-._~`: what a path may have as it is (RFC 3986 3.3)."""
 _ERRORS: dict[int, type[MessageError]] = {404: NotFound, 408: TimedOut, 413: TooLarge, 504: TimedOut}
 _BUSY = (429, 503)
@@ -92,7 +92,7 @@ class HttpChannel:
             raise EndpointError(str(error)) from error
 
     def _encode(self, event: str, payload: Payload, *, close: bool = False) -> bytes:
-        path = f"{self._prefix}/{quote(event, safe=_PATH_SAFE)}"
+        path = f"{self._prefix}/{quote(event, safe=PATH_SAFE)}"
         named = any(name.lower() == "content-type" for name, _ in self._headers)
         content_type = () if named or not payload.data else (("Content-Type", CONTENT_TYPES[payload.kind]),)
         return encode_request(

@@ -19,6 +19,8 @@ class Target:
     """HTTP: `host[:port]` as the URL has it."""
     request_target: str = "/"
     """HTTP: path and query as the URL has them."""
+    websocket: bool = False
+    """HTTP: whether a WebSocket is asked for there (`ws:`)."""
 
 
 def parse_target(url: str) -> Target:
@@ -27,6 +29,9 @@ def parse_target(url: str) -> Target:
     Raises:
         EndpointError: one line that names the fault and what is allowed.
     """
+    websocket = url.lower().startswith(("ws:", "wss:"))
+    if websocket:
+        url = f"http{url[2:]}"
     if not url.lower().startswith(("http:", "https:")):
         return Target(endpoint=Endpoint.parse(url, calling=True))
     if "#" in url:
@@ -42,4 +47,5 @@ def parse_target(url: str) -> Target:
         endpoint=Endpoint.parse(f"{parts.scheme}://{parts.netloc}", calling=True),
         host_field=parts.netloc,
         request_target=f"{parts.path or '/'}{query}",
+        websocket=websocket,
     )

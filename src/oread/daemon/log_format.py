@@ -6,9 +6,14 @@ twisted are installed: `oread.daemon.logs` loads it once the service answers.
 
 from __future__ import annotations
 
+import datetime
 import logging
+from collections.abc import Callable
+from typing import TextIO
 
 import structlog
+
+from oread.protocols.access_log import AccessRecord
 
 
 def make_formatter(*, terminal: bool) -> logging.Formatter:
@@ -28,3 +33,17 @@ def make_formatter(*, terminal: bool) -> logging.Formatter:
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *prepare, renderer],
     )
+
+
+def make_access_log(stream: TextIO) -> Callable[[AccessRecord], object]:
+    """Make what logs each request as the event `request`, one JSON object a line."""
+    log = structlog.wrap_logger(
+        structlog.PrintLogger(stream),
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
+    )
+
+    def write(record: AccessRecord) -> None:
+        began = datetime.datetime.fromtimestamp(record.began, datetime.UTC)
+        log.info("request", timestamp=began.isoformat(), **record.fields())
+
+    return write

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from typing import TextIO
+
+from oread.protocols.access_log import AccessRecord
 
 
 class LazyFormatter(logging.Formatter):
@@ -35,6 +38,30 @@ class LazyFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one record as text."""
         return self.load().format(record)
+
+
+ACCESS_LOGS = ("common", "combined", "json")
+"""The forms an access log can have."""
+
+
+def make_access_log(form: str, stream: TextIO) -> Callable[[AccessRecord], object]:
+    """Make what writes a line for each request.
+
+    Args:
+        form: one of `ACCESS_LOGS`; `json` is a structlog event, its fields those of the record.
+        stream: written to and flushed line by line, never closed. Who does not read it holds up the service.
+    """
+    if form == "json":
+        module = importlib.import_module("oread.daemon.log_format")
+        write: Callable[[AccessRecord], object] = module.make_access_log(stream)
+        return write
+    line_of = AccessRecord.common if form == "common" else AccessRecord.combined
+
+    def write_line(record: AccessRecord) -> None:
+        stream.write(f"{line_of(record)}\n")
+        stream.flush()
+
+    return write_line
 
 
 def configure_logging(stream: TextIO, *, level: int = logging.INFO) -> LazyFormatter:

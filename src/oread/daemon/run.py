@@ -12,14 +12,15 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import trio
 
 from oread.daemon.hints import suggest_call
-from oread.daemon.logs import LazyFormatter, configure_logging
+from oread.daemon.logs import LazyFormatter, configure_logging, make_access_log
 from oread.dispatch import Failed, isolate
 from oread.endpoints import Endpoint
+from oread.protocols.access_log import AccessRecord
 from oread.registry import Registry
 from oread.service import DRAIN_SECONDS, DrainReport, Service, open_service
 
@@ -30,7 +31,11 @@ log = logging.getLogger("oread.daemon")
 
 
 def run_daemon(
-    registry: Registry, endpoints: Sequence[str | Endpoint], *, drain_seconds: float = DRAIN_SECONDS
+    registry: Registry,
+    endpoints: Sequence[str | Endpoint],
+    *,
+    drain_seconds: float = DRAIN_SECONDS,
+    access_log: str | None = None,
 ) -> int:
     """Serve until a signal; return the status for the process to end with.
 
@@ -40,6 +45,7 @@ def run_daemon(
         registry: what is served.
         endpoints: where.
         drain_seconds: how long handlers have after the first signal.
+        access_log: the form in which HTTP requests are logged on stdout; None does not.
 
     Returns:
         0 after a drain, 1 after a handler's failure where `failure=stop` is
@@ -52,7 +58,8 @@ def run_daemon(
     raise_descriptor_limit()
     # While nobody listens for it, at start and at the very end, Ctrl-C needs no traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return trio.run(_serve, registry, endpoints, drain_seconds, formatter)
+    log_access = None if access_log is None else make_access_log(access_log, sys.stdout)
+    return trio.run(_serve, registry, endpoints, drain_seconds, formatter, log_access)
 
 
 def raise_descriptor_limit() -> None:
@@ -71,13 +78,17 @@ def raise_descriptor_limit() -> None:
 
 
 async def _serve(
-    registry: Registry, endpoints: Sequence[str | Endpoint], drain_seconds: float, formatter: LazyFormatter
+    registry: Registry,
+    endpoints: Sequence[str | Endpoint],
+    drain_seconds: float,
+    formatter: LazyFormatter,
+    log_access: Callable[[AccessRecord], object] | None,
 ) -> int:
     service: Service | None = None
 
     async def run() -> int:
         nonlocal service
-        async with open_service(registry, *endpoints) as service:
+        async with open_service(registry, *endpoints, access_log=log_access) as service:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 announce(service)
                 await trio.to_thread.run_sync(

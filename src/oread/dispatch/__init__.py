@@ -11,7 +11,7 @@ Not here: who registers (the registry) and who calls (the listeners).
 
 from __future__ import annotations
 
-from oread.dispatch.compiled import Entry, Failed, Layer, Link, Origin, Spent
+from oread.dispatch.compiled import Application, Entry, Failed, Layer, Link, Origin, Spent
 from oread.dispatch.entry import compile_entry, compile_link, isolate, isolate_call
 from oread.dispatch.gate import Gate
 from oread.dispatch.middleware import Passage, fold_async, fold_sync, read_middleware
@@ -20,6 +20,7 @@ from oread.dispatch.signature import Plan, read_signature
 from oread.dispatch.table import Pattern, Table, decode_path
 
 __all__ = [
+    "Application",
     "Entry",
     "Failed",
     "Gate",

@@ -13,6 +13,7 @@ import msgspec
 
 from oread.dispatch.compiled import Call, Origin
 from oread.dispatch.json_payload import FAULT_CHARACTERS, is_finite
+from oread.dispatch.parts import PARTS, Parts, as_parts
 from oread.dispatch.signature import Plan
 from oread.errors import BadRequest
 from oread.messages import Message
@@ -37,7 +38,8 @@ def _payload_getter(plan: Plan, name: str) -> Call:
     if plan.payload == "json":
         assert decode is not None
         return _json_getter(plan, name)
-    get = {"bytes": _get_bytes, "memoryview": _get_view, "str": _get_text}[str(plan.payload)]
+    kinds = {"bytes": _get_bytes, "memoryview": _get_view, "str": _get_text, PARTS: _get_parts}
+    get = kinds[str(plan.payload)]
     return get if decode is None else lambda origin, data: decode(get(origin, data))
 
 
@@ -60,6 +62,10 @@ def _get_bytes(_origin: Origin, data: Any) -> bytes:
 
 def _get_view(_origin: Origin, data: Any) -> memoryview:
     return memoryview(data)
+
+
+def _get_parts(_origin: Origin, data: Any) -> Parts:
+    return as_parts(data)
 
 
 def _get_text(_origin: Origin, data: Any) -> str:

@@ -5,7 +5,7 @@ Not here: the compiling (`entry`) and the registering (the registry).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -45,6 +45,8 @@ class Spent(Exception):  # noqa: N818 - it is no error: nobody sees it
     """A `once` handler has had its call: it is passed over."""
 
 
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI 3 application: `await app(scope, receive, send)`."""
 Call = Callable[[Origin, Any], Any]
 Start = Callable[[Origin, Any], Coroutine[Any, Any, Any]]
 
@@ -66,6 +68,8 @@ class Link:
     limit: int | None = None
     """Calls of its event at a time."""
     shield: bool = False
+    application: Application | None = None
+    """What is called instead of the handler, by HTTP and WebSocket."""
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +111,11 @@ class Entry:
     """Middleware around the handlers, the outermost first."""
     shield: bool = False
     """Some handler must not be cancelled because its peer is gone."""
+    takes_parts: bool = False
+    """One handler takes its payload as `Parts`, no other takes it: it may be given before it has come."""
+
+    application: Application | None = None
+    """An ASGI application that takes whole exchanges."""
 
     def entry_for_method(self, method: str) -> Entry:
         """Return the entry that serves one HTTP method of this event.
@@ -125,5 +134,5 @@ class Entry:
             entry = self.by_method.get("*")
         if entry is None:
             allowed = set(self.by_method) - {"*"}
-            raise NotAllowed(tuple(sorted(allowed | ({"HEAD"} if "GET" in allowed else set()))))
+            raise NotAllowed(tuple(sorted(allowed | {"OPTIONS"} | ({"HEAD"} if "GET" in allowed else set()))))
         return entry

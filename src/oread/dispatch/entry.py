@@ -18,9 +18,10 @@ from typing import Any
 import attrs
 
 from oread.dispatch.arguments import make_getter
-from oread.dispatch.compiled import Call, Entry, Failed, Layer, Link, Origin, Spent, Start
+from oread.dispatch.compiled import Application, Call, Entry, Failed, Layer, Link, Origin, Spent, Start
 from oread.dispatch.gate import Gate
 from oread.dispatch.middleware import Passage, fold_async, fold_sync
+from oread.dispatch.parts import PARTS
 from oread.dispatch.signature import Plan, handler_name
 from oread.dispatch.streamed import keep_async_context, keep_context
 from oread.errors import NotFound, RegistrationError
@@ -67,7 +68,8 @@ def compile_entry(
         split_methods: whether to compile an entry per HTTP method too.
 
     Raises:
-        RegistrationError: a sync wrapping layer around an async handler.
+        RegistrationError: a sync wrapping layer around an async handler, or a
+            payload that comes part by part and is wanted twice.
     """
     yields = any(link.plan.streams for link in links)
     is_async = (
@@ -87,6 +89,8 @@ def compile_entry(
         "session": None if session is None else _compile_session(session),
         "layers": tuple(layers),
         "shield": any(link.shield for link in links),
+        "takes_parts": not limited and _takes_parts(event, links),
+        "application": _find_application(event, links),
     }
     if not is_async:
         call = _compile_sync(event, links)
@@ -104,6 +108,27 @@ def _refuse_sync_wrapping(event: str, layers: Sequence[Layer]) -> None:
                 f"event {event!r} is async, which the sync middleware {layer.name}(message, call_next) can't "
                 f"wrap; make it `async def` and await call_next(), or a context manager"
             )
+
+
+def _find_application(event: str, links: Sequence[Link]) -> Application | None:
+    """Return the application that takes the exchanges of an event; it takes them alone."""
+    application = next((link.application for link in links if link.application is not None), None)
+    if application is not None and len(links) > 1:
+        raise RegistrationError(f"event {event!r} is an application's; no handler can stand beside it")
+    return application
+
+
+def _takes_parts(event: str, links: Sequence[Link]) -> bool:
+    """Tell whether the payload is given part by part; that can be done once."""
+    taking = [link for link in links if link.plan.payload is not None]
+    one = next((link for link in taking if link.plan.payload == PARTS), None)
+    if one is not None and len(taking) > 1:
+        other = next(link for link in taking if link is not one)
+        raise RegistrationError(
+            f"event {event!r}: {one.name} takes the payload part by part, which only one can do, "
+            f"and {other.name} takes it too"
+        )
+    return one is not None
 
 
 def _split_methods(

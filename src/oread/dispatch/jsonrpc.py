@@ -35,7 +35,7 @@ import msgspec.inspect as types
 from oread.dispatch.compiled import Link
 from oread.dispatch.payload import encode_payload, is_stream
 from oread.errors import BadRequest, HandlerError
-from oread.messages import HttpResponse, Reply
+from oread.messages import FileReply, HttpResponse, Reply
 
 _OBJECTS = (types.StructType, types.DataclassType, types.TypedDictType)
 _WRITTEN_AS_ONE = (
@@ -163,6 +163,8 @@ def encode_value(reply: Any) -> bytes:
         return b"null"
     if is_stream(reply):
         raise ResultError("a stream of parts can't be a result")
+    if isinstance(reply, FileReply):
+        raise ResultError("a file can't be a result")
     if isinstance(reply, Reply):
         reply = reply.data
     elif isinstance(reply, HttpResponse):

@@ -6,19 +6,21 @@ import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 
+from oread.dispatch.files import read_file
 from oread.dispatch.json_payload import encode_json
 from oread.errors import HandlerError
-from oread.messages import HttpResponse, Reply
+from oread.messages import FileReply, HttpResponse, Reply
 
 BYTES_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
 
 
-def encode_payload(reply: Any) -> bytes | memoryview | None:
+def encode_payload(reply: Any, *, whole_files: bool = True) -> bytes | memoryview | None:
     """Encode one reply; None stays None, which is no reply.
 
-    What is neither bytes, text nor a reply in full is written as JSON.
+    What is neither bytes, text nor a reply in full is written as JSON. A file
+    is read whole, unless the caller knows a better way to send it.
 
     Raises:
         HandlerError: the value is nothing that a transport can send, and the
@@ -36,11 +38,19 @@ def encode_payload(reply: Any) -> bytes | memoryview | None:
         return reply.data
     if isinstance(reply, HttpResponse):
         return reply.body
+    return _encode_other(reply, whole_files=whole_files)
+
+
+def _encode_other(reply: Any, *, whole_files: bool) -> bytes:
     if inspect.iscoroutine(reply):
         reply.close()  # a sync function that returned a coroutine: without this Python warns later, elsewhere
         raise HandlerError("a sync handler returned a coroutine; make it `async def`, or await it")
     if is_stream(reply):
         raise HandlerError("a handler returned an iterator, which can't be sent as one payload")
+    if isinstance(reply, FileReply):
+        if not whole_files:
+            raise HandlerError("a file is sent, and not encoded")
+        return read_file(reply)
     return encode_json(reply)
 
 

@@ -21,15 +21,22 @@ from urllib.parse import quote
 import attrs
 import msgspec
 
+from oread.dispatch.parts import PARTS
 from oread.dispatch.payload import BYTES_TYPE, JSON_TYPE, TEXT_TYPE
 from oread.dispatch.signature import Plan, plain_kind, read_signature, resolve_signature, split_union
 from oread.dispatch.table import Pattern
-from oread.messages import HttpResponse, Reply, ServerSentEvent
+from oread.messages import FileReply, HttpResponse, Reply, ServerSentEvent
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 EVENTS_TYPE = "text/event-stream"
 LINES_TYPE = "application/x-ndjson"
-MEDIA_TYPES = {"bytes": BYTES_TYPE, "memoryview": BYTES_TYPE, "str": TEXT_TYPE, "json": JSON_TYPE}
+MEDIA_TYPES = {
+    "bytes": BYTES_TYPE,
+    "memoryview": BYTES_TYPE,
+    PARTS: BYTES_TYPE,
+    "str": TEXT_TYPE,
+    "json": JSON_TYPE,
+}
 INDEX = "index"
 """The event of the path `/`."""
 DESCRIBED_METHODS = ("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE")
@@ -70,7 +77,7 @@ class Described(Protocol):
 
     @property
     def kind(self) -> str:
-        """`session` and `subscription` answer no message."""
+        """`session` and `subscription` answer no message; `asgi` describes itself."""
 
     @property
     def methods(self) -> tuple[str, ...] | None:
@@ -116,7 +123,7 @@ class _Contract:
 
 def answers_messages(info: Described) -> bool:
     """Tell whether there is a payload and a reply to describe."""
-    return info.kind not in ("session", "subscription")
+    return info.kind not in ("session", "subscription", "asgi")
 
 
 def event_schema(info: Described) -> dict[str, Any]:
@@ -234,7 +241,7 @@ def _replies(annotation: Any) -> Iterator[_Reply]:
         origin = get_origin(each) or each
         if each is None or each is type(None):
             yield _Reply("")
-        elif isinstance(origin, type) and issubclass(origin, (Reply, HttpResponse)):
+        elif isinstance(origin, type) and issubclass(origin, (Reply, HttpResponse, FileReply)):
             yield _Reply("*/*")
         elif origin in _STREAMS:
             yield _stream((*get_args(each), Any)[0])

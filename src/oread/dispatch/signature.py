@@ -19,6 +19,7 @@ import msgspec
 import msgspec.inspect as types
 
 from oread.dispatch.json_payload import check_json_type, make_json_decoder
+from oread.dispatch.parts import PARTS, is_parts
 from oread.errors import BadRequest, RegistrationError
 from oread.messages import Message
 
@@ -32,8 +33,8 @@ PAYLOAD_KINDS: Mapping[object, str] = {
 """Annotation of the payload parameter: how the payload is given; `json` for every other."""
 
 SERVED = (
-    "served are bytes, memoryview, str, Message, HttpRequest, Datagram, and what JSON can be decoded "
-    "into: attrs classes, dataclasses, TypedDict, unions, list, dict, int ..."
+    "served are bytes, memoryview, str, AsyncIterator[bytes], Message, HttpRequest, Datagram, and what JSON "
+    "can be decoded into: attrs classes, dataclasses, TypedDict, unions, list, dict, int ..."
 )
 
 _TEXT_TYPES = (
@@ -63,7 +64,7 @@ class Plan:
     streams: bool = False
     """A call gives an iterator, or an async one: it is a generator function."""
     payload: str | None
-    """A value of `PAYLOAD_KINDS`, `json`, or None when the handler takes no payload."""
+    """A value of `PAYLOAD_KINDS`, `json`, `parts`, or None when the handler takes no payload."""
     payload_type: Any = None
     """The annotation of the payload parameter, where `decode` is set."""
     decode: Callable[[Any], Any] | None = None
@@ -114,11 +115,15 @@ def is_async_callable(handler: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
+def is_async_generator_callable(handler: Callable[..., Any]) -> bool:
+    """Tell whether calling it gives an async generator."""
+    return inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(type(handler).__call__)
+
+
 def is_generator_callable(handler: Callable[..., Any]) -> bool:
     """Tell whether calling it gives a generator, sync or async."""
-    return any(
-        inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        for function in (handler, type(handler).__call__)
+    return is_async_generator_callable(handler) or any(
+        inspect.isgeneratorfunction(function) for function in (handler, type(handler).__call__)
     )
 
 
@@ -145,6 +150,8 @@ def read_signature(handler: Callable[..., Any], captures: tuple[str, ...]) -> Pl
     is_async, streams = is_async_callable(handler), is_generator_callable(handler)
     if (is_async or streams) and kind == "memoryview":
         raise RegistrationError(f"{name}: a memoryview is valid during a sync call only; take bytes")
+    if kind == PARTS and payload is not None:
+        _check_parts(name, handler, payload)
     defaults = {
         each: named[each].default for each in roles if named[each].default is not inspect.Parameter.empty
     }
@@ -163,6 +170,17 @@ def read_signature(handler: Callable[..., Any], captures: tuple[str, ...]) -> Pl
         roles=roles,
         defaults=optional | defaults,
     )
+
+
+def _check_parts(name: str, handler: Callable[..., Any], parameter: inspect.Parameter) -> None:
+    """Refuse what can't wait for the parts of its payload."""
+    if not is_async_callable(handler) and not is_async_generator_callable(handler):
+        raise RegistrationError(
+            f"{name}: payload {parameter.name!r} comes part by part, which a handler has to await: "
+            f"make it `async def`"
+        )
+    if parameter.default is not parameter.empty:
+        raise RegistrationError(f"{name}: payload {parameter.name!r} is an iterator and has no default")
 
 
 def _assign_roles(
@@ -274,6 +292,8 @@ def _read_payload(
     annotation = parameter.annotation
     kind, bounded = plain_kind(annotation)
     try:
+        if is_parts(annotation):
+            return PARTS, None
         if kind is None:
             check_json_type(annotation)
             _refuse_bytearray(annotation)

@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from oread.dispatch import Entry, Failed
+from oread.dispatch.parts import Parts
 from oread.dispatch.payload import is_stream
 from oread.errors import HandlerCancelled
 from oread.listeners.connection import Connection
@@ -57,7 +58,7 @@ class CallingConnection(Connection):
 
     # an async call
 
-    def submit(self, entry: Entry, data: bytes) -> None:
+    def submit(self, entry: Entry, data: bytes | Parts) -> None:
         """Have a runner call the async handlers of an entry, once there is a place."""
         self.flags |= BUSY
         self.job = (entry, data)
@@ -164,7 +165,9 @@ class CallingConnection(Connection):
     @property
     def shielded(self) -> bool:
         """Whether its handler must not be cancelled because the peer is gone."""
-        return self.job is not None and bool(self._entry_called().shield)
+        if self.flags & STREAMING:
+            return bool(self.job.shield)
+        return self.job is not None and bool(self.job[0].shield)
 
     def resume(self) -> None:
         """Go on: what was pending is written, or little enough."""
@@ -195,7 +198,7 @@ class CallingConnection(Connection):
             self.flags &= ~WAITING
             self._entry_called().gate.forget(self._on_place)
             self.finish(cancelled)
-        elif isinstance(self.job, PulledReply):
+        elif self.flags & STREAMING:
             self.job.stop(cancelled)
         else:
             self._owner.runners.cancel(self)

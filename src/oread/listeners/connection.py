@@ -38,6 +38,7 @@ from oread.listeners.states import (
     READ_BYTES,
     SMALL_BYTES,
     UNWATCHED,
+    UPLOADING,
 )
 from oread.messages import Address, Peer
 from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE, Runner
@@ -139,6 +140,11 @@ class Connection:
 
     def give_place(self) -> None:
         """Give back what its call holds of a limited event."""
+
+    @property
+    def has_handler(self) -> bool:
+        """Whether something works for it."""
+        return bool(self.flags & BUSY)
 
     def cancel_handler(self) -> None:
         """Cancel what works for it, at the end of a drain."""
@@ -253,7 +259,7 @@ class Connection:
             self._owner.reactor.remove(self.fd)
             self.flags |= UNWATCHED | MASKED
             return
-        if ready & READ_HANGUP and not self.flags & PEER_GONE:
+        if ready & READ_HANGUP and not self.flags & (PEER_GONE | UPLOADING):
             self.flags |= PEER_GONE
             self.on_peer_gone()
         self.flags |= MASKED
@@ -267,7 +273,7 @@ class Connection:
         interest = 0
         if flags & LINGERING or not flags & _NO_READ:
             interest = READABLE
-        elif flags & BUSY and self.watches_peer and not flags & (PEER_GONE | INPUT_ENDED):
+        elif flags & BUSY and self.watches_peer and not flags & (PEER_GONE | INPUT_ENDED | UPLOADING):
             interest = READ_HANGUP
         if flags & PENDING:
             interest |= WRITABLE
@@ -409,6 +415,19 @@ class Connection:
         self._owner.reactor.disarm(self)
         self._owner.reactor.close(self.socket)
         self._owner.forget(self)
+
+    def let_go(self) -> bytearray | None:
+        """End it without closing the socket, which another connection goes on with.
+
+        Returns:
+            What is pending, for that one to send.
+        """
+        pending, self.pending = self.pending, None
+        if not self.flags & UNWATCHED:
+            self._owner.reactor.remove(self.fd)
+        self.flags |= CLOSED
+        self._owner.reactor.disarm(self)
+        return pending
 
     # deadlines
 

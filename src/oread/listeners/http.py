@@ -11,13 +11,16 @@ rate, idle between requests; the age of a connection ends it after an answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
-from oread.dispatch import Failed
-from oread.errors import Busy, HandlerCancelled, HandlerError, MessageError
+from oread.dispatch import Failed, is_stream
+from oread.errors import Busy, CutShort, HandlerCancelled, HandlerError, MessageError, TooLarge
+from oread.listeners.http_bodies import BODY_GRACE_SECONDS, RequestBody
 from oread.listeners.http_replies import failure_parts, response_parts
-from oread.listeners.http_streams import HttpOwner, StreamingHttpConnection
+from oread.listeners.http_streams import HttpOwner
+from oread.listeners.http_takeovers import TakenConnection
+from oread.listeners.http_upgrade import accept_upgrade
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import is_refusal
 from oread.listeners.states import (
@@ -25,7 +28,6 @@ from oread.listeners.states import (
     CLOSED,
     CLOSING,
     DEFERRED,
-    DRAINING,
     FULL,
     INPUT_ENDED,
     LINGERING,
@@ -33,48 +35,46 @@ from oread.listeners.states import (
     PEER_GONE,
     PENDING,
     READ_BYTES,
+    READING,
     STREAMING,
+    UPLOADING,
 )
-from oread.messages import HttpRequest
-from oread.protocols.http1 import END, Event, HttpServerProtocol, State
+from oread.messages import FileReply, Headers, HttpRequest
+from oread.protocols.http1 import END, Event, State
+from oread.protocols.http1_body import BODY_TOO_LONG
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import Refusal
 from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response
+from oread.protocols.websocket_handshake import WebSocketVersionError, encode_upgrade_required
 
-BODY_GRACE_SECONDS = 5.0
-"""How long a body may be slower than `body_rate_bytes`."""
 EVENTS_PER_LOOK = 16
 """Parts of a body that are taken between two looks at the clock."""
 NEWCOMER_SECONDS = 1.0
 """How long a connection that has not been read yet is safe from giving way to a newer one."""
+_NO_TRAILERS = Headers(())
 
 # A member of an Enum costs 50 ns at each look (CPython 3.11).
 _IDLE = State.IDLE
 
 
-class HttpConnection(StreamingHttpConnection):
+class HttpConnection(TakenConnection):
     """One HTTP/1.1 connection; the origin of its present request's message."""
 
     __slots__ = (
         "_began",
         "_body",
-        "_opened",
-        "_protocol",
         "_requests",
         "_state",
-        "captures",
     )
 
     watches_peer = True
 
     def __init__(self, owner: HttpOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
-        self._protocol = HttpServerProtocol(owner.limits)
-        self._opened = self._began = self.received
+        self._began = self.received
         self._requests = 0
         self._state = State.IDLE
         self._body: bytearray | None = None
-        self.captures: Mapping[str, str] = {}
 
     def open(self) -> None:
         """Begin to serve it; asked early, so that a short idle deadline is kept too."""
@@ -104,7 +104,12 @@ class HttpConnection(StreamingHttpConnection):
             query=head.query,
             headers=head.headers,
             version=head.version,
+            trailers=_NO_TRAILERS if head.length >= 0 else self._trailers(data),
+            look_behind=self._owner.look_behind,
         )
+
+    def _trailers(self, data: object) -> Headers | Callable[[], Headers]:
+        return data.trailers if isinstance(data, RequestBody) else Headers(self._protocol.trailers)
 
     def report(self, failed: Failed) -> None:
         """Count and log what a handler raised."""
@@ -127,7 +132,9 @@ class HttpConnection(StreamingHttpConnection):
     def on_input_end(self) -> None:
         """Drop a request that was cut short: its body is never passed on."""
         refusal = self._protocol.receive_eof()
-        if refusal is not None:
+        if self._upload is not None:
+            self._upload.fail(CutShort("the connection ended within the body"))
+        elif refusal is not None:
             self._owner.count("cut_short")
             self.flags |= CLOSING
 
@@ -157,7 +164,9 @@ class HttpConnection(StreamingHttpConnection):
                 replies.append(CONTINUE)
         if replies:
             self.write(replies[0] if len(replies) == 1 else b"".join(replies))
-        if self.flags & CLOSING:
+        if self.flags & BUSY and self._upgrade is not None:
+            self.hand_over(self._upgrade)
+        elif self.flags & CLOSING:
             self.settle()
 
     def _take(self, event: Event) -> bytes | None:
@@ -183,11 +192,26 @@ class HttpConnection(StreamingHttpConnection):
         self._owner.messages += 1
         try:
             self._entry, self.captures = self._owner.find(head)
+            if head.upgrade:
+                self._upgrade = accept_upgrade(self._owner, head, self._entry, self.captures)
+            if self._entry.application is not None and self._upgrade is None:
+                self.begin_application(head, self._entry)
+                return None
         except MessageError as error:
             self._entry = None
             return self._refuse(head, error)
+        if self._upgrade is not None:
+            self.flags |= BUSY  # what lies behind is not HTTP any more
+            return self._upgrade.response or None
         if head.length == 0:
             return self._dispatch(b"")
+        in_parts = self._entry.takes_parts and head.method not in ("GET", "HEAD")
+        limits = self._owner.limits
+        if head.length > (limits.stream_bytes if in_parts else limits.body_bytes):
+            self._entry = None
+            return self._refuse(head, TooLarge(BODY_TOO_LONG.reason))
+        if in_parts:
+            return self.dispatch_early(head)
         self._body = bytearray()
         self._began = self._owner.reactor.now
         return None
@@ -196,6 +220,10 @@ class HttpConnection(StreamingHttpConnection):
         """Answer at the head; a body that would follow is not read."""
         if head.length:
             self.flags |= CLOSING
+        if isinstance(error, WebSocketVersionError):
+            self._owner.count(error.reason)
+            close = bool(self.flags & CLOSING) or not head.keep_alive
+            return encode_upgrade_required(str(error), self._owner.date(), close=close)
         return self.encode(head, Failed(error))
 
     def _await_more(self) -> bool:
@@ -230,9 +258,13 @@ class HttpConnection(StreamingHttpConnection):
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""
         before = self.flags
-        if before & STREAMING:
-            self.end_stream(result)
-            return
+        if before & (STREAMING | UPLOADING):
+            if before & STREAMING:
+                self.end_stream(result)
+                return
+            if before & CLOSED or is_stream(result) is None:
+                self.end_upload(result)
+                before = self.flags
         cancelled = isinstance(result, Failed) and isinstance(result.error, HandlerCancelled)
         if before & CLOSED or (before & PEER_GONE and cancelled):
             self.end_call()
@@ -255,11 +287,7 @@ class HttpConnection(StreamingHttpConnection):
     def encode(self, head: RequestHead, reply: Any) -> bytes | None:
         """Make the response, None for a streamed one; note whether the connection ends with it."""
         owner = self._owner
-        if (
-            self.flags & DRAINING
-            or not head.keep_alive
-            or self.received - self._opened >= owner.limits.age_seconds
-        ):
+        if self.ends_with(head):
             self.flags |= CLOSING
         close = bool(self.flags & CLOSING)
         owner.replies += 1
@@ -277,9 +305,15 @@ class HttpConnection(StreamingHttpConnection):
                 )
             except MessageError as error:
                 # Looked for here, so that what can be sent as it is pays nothing.
-                if self.stream(head, reply):
+                if isinstance(reply, FileReply):
+                    response = self.answer_file(head, reply)
+                    if not isinstance(response, Failed):
+                        return response
+                    reply = response
+                elif self.stream(head, reply):
                     return None
-                reply = Failed(error)
+                else:
+                    reply = Failed(error)
         if owner.endpoint.failure == "close" and not is_refusal(reply.error):
             self.flags |= CLOSING
             close = True
@@ -319,7 +353,8 @@ class HttpConnection(StreamingHttpConnection):
             gone = self._began + limits.gone_seconds
             return min(gone, super().next_deadline()) if self.flags & PENDING else gone
         if self.flags & (LINGERING | PENDING | BUSY):
-            return super().next_deadline()
+            soonest = super().next_deadline()
+            return min(soonest, self.upload_deadline()) if self.flags & READING else soonest
         if self._state is State.HEAD:
             return self._began + limits.head_seconds
         if self._state is State.BODY:
@@ -337,6 +372,8 @@ class HttpConnection(StreamingHttpConnection):
         if self._is_abandoned():
             self._owner.count("peer_gone")
             self.cancel_handler()
+        elif self.flags & READING and self._owner.reactor.now >= self.upload_deadline():
+            self.end_slow_upload()
         elif self.flags & (LINGERING | PENDING):
             super().on_expired()
         elif self._state is State.IDLE:
@@ -345,8 +382,12 @@ class HttpConnection(StreamingHttpConnection):
         else:
             part = "head" if self._state is State.HEAD else "body"
             self._owner.count(f"slow_{part}")
-            self.write(encode_refusal(408, f"the {part} of the request took too long", self._owner.date()))
-            self.finish_writing()
+            self.answer_slow(part)
+
+    def answer_slow(self, part: str) -> None:
+        """Tell a peer that it took too long, and end the connection."""
+        self.write(encode_refusal(408, f"the {part} of the request took too long", self._owner.date()))
+        self.finish_writing()
 
     def _is_abandoned(self) -> bool:
         """Tell whether the grace of a peer that is gone has passed."""

@@ -2,8 +2,9 @@
 
 The head goes out with the first item, so that what fails before it is still
 answered with its proper status. The first item may be an `HttpResponse`, whose
-status and fields are the reply's. JSON-able items go one a line. An event
-stream is kept alive by comments while nothing comes.
+status and fields are the reply's: with a `Content-Length` among them the
+items are sent as they are, never more than it says. JSON-able items go one a
+line. An event stream is kept alive by comments while nothing comes.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from oread.dispatch.payload import JSON_TYPE, encode_payload
+from oread.errors import HandlerError
 from oread.listeners.http_replies import response_parts
 from oread.messages import Reply, ServerSentEvent
 from oread.protocols.http1_head import RequestHead
-from oread.protocols.http1_reply import LAST_CHUNK, encode_chunk, encode_stream_head
+from oread.protocols.http1_reply import LAST_CHUNK, encode_chunk, encode_stream_head, take_length
 from oread.protocols.server_sent_events import EVENT_STREAM, KEEP_ALIVE, asks_for_events, encode_event
 from oread.reactor import Reactor, Timer
 
@@ -45,7 +47,18 @@ class HttpItems:
         date: returns the Date field's value.
     """
 
-    __slots__ = ("_begun", "_date", "_due", "_head", "_timer", "chunked", "close", "events")
+    __slots__ = (
+        "_begun",
+        "_closing",
+        "_date",
+        "_due",
+        "_head",
+        "_timer",
+        "chunked",
+        "close",
+        "events",
+        "left",
+    )
 
     def __init__(self, head: RequestHead, *, close: bool, date: Callable[[], bytes]) -> None:
         self._head = head
@@ -55,7 +68,10 @@ class HttpItems:
         self._due = 0.0
         self.events = asks_for_events(head.headers.get_all("accept"))
         self.chunked = head.version != "1.0"
+        self._closing = close
         self.close = close or not self.chunked
+        self.left: int | None = None
+        """Bytes that are missing to the declared length; None when none is declared."""
 
     def encode(self, item: Any) -> bytes:
         """Return an item, behind the head if it is the first; None and nothing are no item.
@@ -87,19 +103,27 @@ class HttpItems:
     def _put(
         self, body: bytes, status: int, fields: Sequence[tuple[str, str]], content_type: str | None
     ) -> bytes:
-        data = encode_chunk(body) if self.chunked else body
-        if self._begun:
-            return data
-        head = encode_stream_head(
+        start = b"" if self._begun else self._start(status, fields, content_type)
+        if self.left is not None:
+            if len(body) > self.left:
+                raise HandlerError("the items of a reply are longer than its declared length")
+            self.left -= len(body)
+        self._begun = True
+        return start + (encode_chunk(body) if self.chunked else body)
+
+    def _start(self, status: int, fields: Sequence[tuple[str, str]], content_type: str | None) -> bytes:
+        fields, length = take_length(fields)
+        if length is not None:
+            self.left, self.chunked, self.close = length, False, self._closing
+        return encode_stream_head(
             status,
             (*fields, _CHOSEN_BY_ACCEPT),
             head_request=self._head,
             close=self.close,
             date=self._date(),
             content_type=content_type,
+            length=length,
         )
-        self._begun = True
-        return head + data
 
     # silence
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from oread.dispatch import Entry
+from oread.dispatch import Entry, Failed, isolate_call
 from oread.dispatch.schema import INDEX
 from oread.endpoints import Endpoint
-from oread.errors import NotFound
+from oread.errors import NotAllowed, NotFound
 from oread.limits import HttpLimits
 from oread.listeners.acceptor import ListeningSocket
 from oread.listeners.connection import Connection
 from oread.listeners.http import HttpConnection
+from oread.listeners.http_log import logging_type
+from oread.listeners.lifespan import Applications
 from oread.listeners.listener import ConnectionListener
 from oread.listeners.media_types import check_json_type
 from oread.listeners.openapi import EVENT, make_openapi_entry
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import Runtime
-from oread.messages import HttpResponse
+from oread.messages import Address, Forwarded, Headers, HttpResponse
+from oread.protocols.access_log import AccessRecord
+from oread.protocols.forwarded import TrustedProxies
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_reply import http_date
 
@@ -35,6 +39,12 @@ SERVER_OPTIONS = Entry(event="*", call=_tell_options)
 """What answers `OPTIONS *`, which asks of the server and of no event (RFC 9110 9.3.7)."""
 
 
+def _make_options_entry(event: str, allowed: Sequence[str]) -> Entry:
+    """Make what answers OPTIONS of an event whose handlers name other methods (RFC 9110 9.3.7)."""
+    response = HttpResponse(status=204, headers=(("Allow", ", ".join(allowed)),))
+    return Entry(event=event, call=lambda _origin, _body: response)
+
+
 class HttpListener(ConnectionListener):
     """The open sockets of one `http` endpoint, with what they accepted.
 
@@ -47,8 +57,14 @@ class HttpListener(ConnectionListener):
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint, sockets: Sequence[ListeningSocket]) -> None:
         super().__init__(runtime, endpoint, sockets)
+        kind = self.connection_kind()
+        self._make = kind if runtime.access_log is None else logging_type(kind)
         self._date = b""
         self._date_ends = -math.inf
+        self._server = b"" if endpoint.server is None else b"\r\nServer: " + endpoint.server.encode("ascii")
+        self.look_behind: Callable[[Address, Headers], Forwarded | None] | None = None
+        if endpoint.trusted_proxies:
+            self.look_behind = TrustedProxies(endpoint.trusted_proxies).look_behind
         self._eldest: deque[tuple[float, Connection]] = deque()
         self._own: dict[str, Entry] = {"*": SERVER_OPTIONS}
         if endpoint.openapi:
@@ -64,9 +80,20 @@ class HttpListener(ConnectionListener):
         super().abort()
         self._reserved.remove()
 
+    def connection_kind(self) -> type[HttpConnection]:
+        """Return the kind of connection that is made of each accepted socket."""
+        return HttpConnection
+
     def make_connection(self, sock: Socket) -> Connection:
-        """Make an HTTP connection."""
-        return HttpConnection(self, sock)
+        """Make an HTTP connection, of the kind that is logged where it is to be."""
+        return self._make(self, sock)
+
+    def log_access(self, record: AccessRecord) -> None:
+        """Hand a record to the access log; what that raises harms no request."""
+        assert self.runtime.access_log is not None
+        failed = isolate_call(self.runtime.access_log, record)
+        if isinstance(failed, Failed):
+            self.runtime.failures.report("access log", failed, record.peer)
 
     def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
         """Return the entry of a request and what its path captured.
@@ -82,16 +109,30 @@ class HttpListener(ConnectionListener):
         if found is None:
             raise NotFound(f"nothing is served at {head.path}")
         entry, captures = found
-        entry = entry.entry_for_method(head.method)
+        try:
+            entry = entry.entry_for_method(head.method)
+        except NotAllowed as error:
+            if head.method != "OPTIONS":
+                raise
+            return _make_options_entry(entry.event, error.allowed), captures
         if entry.takes_json and head.length and head.method not in ("GET", "HEAD"):
             check_json_type(head.headers)
         return entry, captures
 
+    @property
+    def applications(self) -> Applications:
+        """The ASGI applications of the service."""
+        return self.runtime.applications
+
+    def is_own(self, head: RequestHead) -> bool:
+        """Tell whether a request is for what the listener answers itself."""
+        return head.path in self._own
+
     def date(self) -> bytes:
-        """Return the Date field's value, made once a second."""
+        """Return the Date field's value, made once a second; behind it the Server field, if one is sent."""
         if self.reactor.now >= self._date_ends:
             now = time.time()
-            self._date = http_date(now)
+            self._date = http_date(now) + self._server
             self._date_ends = self.reactor.now + 1.0 - now % 1.0
         return self._date
 

@@ -24,7 +24,7 @@ def response_parts(reply: Any) -> tuple[int, bytes, Sequence[tuple[str, str]], s
         return reply.status, reply.body, reply.headers, None
     if isinstance(reply, Reply):
         return 200, reply.data, (), reply.content_type or BYTES_TYPE
-    body = bytes(encode_payload(reply) or b"")
+    body = bytes(encode_payload(reply, whole_files=False) or b"")
     if isinstance(reply, str):
         return 200, body, (), TEXT_TYPE
     return 200, body, (), BYTES_TYPE if isinstance(reply, (bytes, bytearray, memoryview)) else JSON_TYPE

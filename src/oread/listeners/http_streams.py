@@ -5,31 +5,61 @@ How the items are written is `http_items`; when they are made, `streaming`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from oread.dispatch import Entry, Failed
+from oread.errors import HandlerError
 from oread.limits import HttpLimits
 from oread.listeners.calls import CallingConnection
+from oread.listeners.connection import Connection
 from oread.listeners.http_items import HttpItems
+from oread.listeners.lifespan import Applications
 from oread.listeners.roles import Owner, Socket
-from oread.listeners.states import CLOSING
+from oread.listeners.states import CLOSED, CLOSING
 from oread.listeners.streaming import StreamedReply
+from oread.messages import Address, Forwarded, Headers
+from oread.protocols.access_log import AccessRecord
 from oread.protocols.http1_head import RequestHead
 
 
 class HttpOwner(Owner, Protocol):
     """The listener of an `http` endpoint, as its connections see it."""
 
+    draining: bool
+    """Whether nothing new is begun."""
+
+    @property
+    def applications(self) -> Applications:
+        """The ASGI applications of the service."""
+
+    def has_room_beside(self) -> bool:
+        """Tell whether one more may run on without its connection, in the end."""
+
+    def leave(self, left: Any) -> None:
+        """Take note of what runs on without its connection."""
+
     @property
     def limits(self) -> HttpLimits:
         """The bounds of the endpoint."""
 
+    look_behind: Callable[[Address, Headers], Forwarded | None] | None
+    """Tells what trusted proxies say of a request; None where none is trusted."""
+
     def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
         """Return the entry of a request and what its path captured; raises MessageError."""
 
+    def is_own(self, head: RequestHead) -> bool:
+        """Tell whether a request is for what the listener answers itself."""
+
     def date(self) -> bytes:
         """Return the value of the Date field."""
+
+    def log_access(self, record: AccessRecord) -> None:
+        """Hand on a record, where an access log was asked for."""
+
+    def replace(self, connection: Connection, successor: Connection) -> None:
+        """Let another connection go on with the socket of one."""
 
 
 class StreamingHttpConnection(CallingConnection):
@@ -81,18 +111,23 @@ class StreamingHttpConnection(CallingConnection):
             self.flags |= CLOSING
         if failed is None:
             self._owner.replies += 1
-            self.write(stream.form.end())
+            end = stream.form.end()
+            if end:
+                self.write(end)
         else:
             self.write(self.encode(self._head, failed) or b"")
 
     def end_stream(self, failed: Failed | None) -> None:
         """Go on as after any reply; the silence is watched no more."""
-        self.job.form.stop_watch()
+        form = self.job.form
+        form.stop_watch()
+        if failed is None and form.left and not self.flags & CLOSED:
+            failed = Failed(HandlerError(f"a reply ends {form.left} bytes before its declared length"))
         super().end_stream(failed)
 
     def break_off(self, stream: StreamedReply) -> None:
-        """Close without the last chunk, or by a reset where there are no chunks."""
-        if stream.form.chunked:
+        """Close without the last chunk, or short of the length; by a reset where there is neither."""
+        if stream.form.chunked or stream.form.left is not None:
             self.close()
         else:
             super().break_off(stream)

@@ -22,7 +22,6 @@ from oread.dispatch import Entry, Failed
 from oread.endpoints import Endpoint
 from oread.errors import NotAllowed, RegistrationError
 from oread.listeners.acceptor import ListeningSocket
-from oread.listeners.connection import Connection
 from oread.listeners.http import HttpConnection
 from oread.listeners.http_listener import HttpListener
 from oread.listeners.http_streams import HttpOwner
@@ -60,9 +59,9 @@ class JsonRpcHttpListener(HttpListener):
             raise RegistrationError(f"rpc={rpc}: {names[rpc[1:]]} serves this path")
         return names | {rpc[1:]: f"rpc={rpc}"}
 
-    def make_connection(self, sock: Socket) -> Connection:
-        """Make an HTTP connection that serves documents too."""
-        return JsonRpcHttpConnection(self, sock)
+    def connection_kind(self) -> type[HttpConnection]:
+        """Return the kind that serves documents too."""
+        return JsonRpcHttpConnection
 
     def find(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
         """Return the entry of a request and what its path captured.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 import trio
 
@@ -16,7 +17,6 @@ from oread.listeners.connection import Connection
 from oread.listeners.handshake import Handshake
 from oread.listeners.roles import Socket
 from oread.listeners.runtime import EndpointStatistics, Runtime, is_refusal
-from oread.listeners.states import BUSY
 from oread.messages import Peer
 from oread.reactor import READABLE
 from oread.sockets.streams import path_inode, remove_unix_path
@@ -25,6 +25,22 @@ from oread.sockets.tls_socket import TlsSocket
 
 QUEUED_AT_MOST = 4_096
 """Connections taken out of the kernel's queue when a drain begins (net.core.somaxconn's default)."""
+
+MOST_LEAVING = 1_000
+"""Beyond it no application is called: a keep-alive connection could start any number of background tasks."""
+
+
+class Leaving(Protocol):
+    """What still runs for a connection that is closed, or free again."""
+
+    def peer(self) -> Peer:
+        """Return who it runs for."""
+
+    def cancel_handler(self) -> None:
+        """Cancel it, at the end of a drain."""
+
+    def give_place(self) -> None:
+        """Give back what it holds of a limited event."""
 
 
 class ConnectionListener:
@@ -51,8 +67,8 @@ class ConnectionListener:
         self.messages = self.replies = self.answered = self.accepted = self.failures = 0
         self.refused: Counter[str] = Counter()
         self.connections: set[Connection] = set()
-        self.leaving: set[Connection] = set()
-        """Closed ones whose handler still runs: shielded, or cleaning up."""
+        self.leaving: set[Leaving] = set()
+        """Closed ones whose handler still runs (shielded, or cleaning up), and applications beside theirs."""
         self.draining = False
         self.credentials: Credentials | None = None
         if endpoint.is_secure:
@@ -120,11 +136,13 @@ class ConnectionListener:
 
     def cancel_handlers(self) -> list[str]:
         """Cancel the handlers that still run; return one line for each."""
-        busy = [connection for connection in self.connections if connection.flags & BUSY]
-        busy += self.leaving
+        busy = [connection for connection in self.connections if connection.has_handler]
+        lines = [f"{self.endpoint}: handler for {each.peer()}" for each in (*busy, *self.leaving)]
         for connection in busy:
             connection.cancel_handler()
-        return [f"{self.endpoint}: handler for {connection.peer()}" for connection in busy]
+        for left in list(self.leaving):
+            left.cancel_handler()
+        return lines
 
     def abort(self) -> None:
         """Close every socket now."""
@@ -133,8 +151,8 @@ class ConnectionListener:
         for connection in list(self.connections):
             connection.close()
             connection.give_place()  # its runner may have ended without a word: a hard cancel
-        for connection in self.leaving:
-            connection.give_place()
+        for left in self.leaving:
+            left.give_place()
         self.leaving.clear()
         self._look_whether_drained()
 
@@ -176,17 +194,30 @@ class ConnectionListener:
 
     def secured(self, handshake: Handshake, sock: TlsSocket) -> None:
         """Serve what a handshake has made of its socket."""
-        self.connections.discard(handshake)
         connection = self.make_connection(sock)
-        sock.keep = connection.keep
-        self.connections.add(connection)
-        connection.open()
+        self.replace(handshake, connection)
         if sock.begin():
             connection.on_ready(READABLE)  # the poller does not know of what is decrypted already
 
-    def release(self, connection: Connection) -> None:
-        """Forget a closed connection whose handler has ended."""
-        self.leaving.discard(connection)
+    def replace(self, connection: Connection, successor: Connection) -> None:
+        """Let another connection go on with the socket of one."""
+        self.connections.discard(connection)
+        if isinstance(successor.socket, TlsSocket):
+            successor.socket.keep = successor.keep
+        self.connections.add(successor)
+        successor.open()
+
+    def leave(self, left: Leaving) -> None:
+        """Take note of what runs on without its connection."""
+        self.leaving.add(left)
+
+    def has_room_beside(self) -> bool:
+        """Tell whether one more may run on without its connection, in the end."""
+        return len(self.leaving) < MOST_LEAVING
+
+    def release(self, left: Leaving) -> None:
+        """Forget what has ended."""
+        self.leaving.discard(left)
         self._has_left()
 
     def _has_left(self) -> None:

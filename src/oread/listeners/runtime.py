@@ -16,8 +16,10 @@ import trio
 from oread.dispatch import Failed
 from oread.endpoints import Endpoint
 from oread.errors import HandlerError, MessageError, TimedOut
+from oread.listeners.lifespan import Applications
 from oread.listeners.watch import InterfaceWatch
 from oread.messages import Peer
+from oread.protocols.access_log import AccessRecord
 from oread.protocols.sequence import SequenceStatistics
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Failure, Registry
@@ -115,6 +117,10 @@ class Runtime:
     """What ended the service, on an endpoint with `failure=stop`."""
     stopping: trio.Event = attrs.field(factory=trio.Event)
     """Set when something did."""
+    access_log: Callable[[AccessRecord], object] | None = None
+    """Is given a record of every HTTP request."""
+    applications: Applications = attrs.field(factory=Applications)
+    """The ASGI applications that have begun."""
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
     _batch_memory: BatchMemory | None = None

@@ -41,3 +41,7 @@ GATED = 1 << 13
 """Its call holds a place."""
 STREAMING = 1 << 14
 """Items of a reply are being sent."""
+UPLOADING = 1 << 15
+"""A handler takes the body of its request, whose end has not come: a FIN says nothing yet."""
+READING = 1 << 16
+"""That handler waits for more of the body: it is read although it is busy."""

@@ -91,7 +91,7 @@ class StreamedReply:
         form: how the items go out, for the connection that knows.
     """
 
-    __slots__ = ("_outlet", "_wanted", "begun", "entry", "form", "name")
+    __slots__ = ("_outlet", "_wanted", "begun", "entry", "form", "name", "shield")
 
     def __init__(self, outlet: Outlet, entry: Entry, *, wanted: bool, form: Any) -> None:
         self._outlet = outlet
@@ -101,6 +101,8 @@ class StreamedReply:
         self.name = entry.links[0].name if len(entry.links) == 1 else ""
         self.begun = False
         """Whether something of it was sent: an error can't be told any more."""
+        self.shield = entry.shield
+        """Whether it goes on when its peer has ended its side."""
 
     def start(self) -> None:
         """Begin to send, not before the next pass of the reactor."""
@@ -114,11 +116,61 @@ class StreamedReply:
         """End it: its connection is closed."""
         raise NotImplementedError
 
+    def stop(self, failed: Failed | None) -> None:
+        """End it from outside."""
+        raise NotImplementedError
 
-class PulledReply(StreamedReply):
+
+class SteppedReply(StreamedReply):
+    """A reply of which the reactor sends one step in each of its passes."""
+
+    __slots__ = ("_over", "_reactor", "_scheduled")
+
+    def __init__(self, outlet: Outlet, entry: Entry, *, reactor: Reactor, wanted: bool, form: Any) -> None:
+        super().__init__(outlet, entry, wanted=wanted, form=form)
+        self._reactor = reactor
+        self._scheduled = self._over = False
+
+    def start(self) -> None:
+        """Make the first step in the next pass."""
+        self.resume()
+
+    def resume(self) -> None:
+        """Make one more step in the next pass."""
+        if not self._scheduled and not self._over:
+            self._scheduled = True
+            self._reactor.defer(self._step)
+
+    def on_closed(self) -> None:
+        """Let go of what it sends, at once or behind the present step."""
+        self.stop(None)
+
+    def stop(self, failed: Failed | None) -> None:
+        """Let go of what it sends and tell the connection, once."""
+        if self._over:
+            return
+        self._over = True
+        self.let_go()
+        self._outlet.end_stream(failed)
+
+    def let_go(self) -> None:
+        """Close what it sends; called once."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Send a little, then see to the next step, or stop."""
+        raise NotImplementedError
+
+    def _step(self) -> None:
+        self._scheduled = False
+        if not self._over:
+            self.step()
+
+
+class PulledReply(SteppedReply):
     """The items of a sync iterator."""
 
-    __slots__ = ("_context", "_inside", "_items", "_over", "_reactor", "_scheduled")
+    __slots__ = ("_context", "_inside", "_items")
 
     def __init__(
         self,
@@ -131,45 +183,24 @@ class PulledReply(StreamedReply):
         wanted: bool,
         form: Any,
     ) -> None:
-        super().__init__(outlet, entry, wanted=wanted, form=form)
+        super().__init__(outlet, entry, reactor=reactor, wanted=wanted, form=form)
         self._items, self._context = items, context
         if isinstance(items, Items):
             self._items, self._context = items.items, items.context
-        self._reactor = reactor
-        self._scheduled = self._inside = self._over = False
+        self._inside = False
 
-    def start(self) -> None:
-        """Ask for the first item in the next pass."""
-        self.resume()
-
-    def resume(self) -> None:
-        """Ask for one more item in the next pass."""
-        if not self._scheduled and not self._over:
-            self._scheduled = True
-            self._reactor.defer(self._step)
-
-    def on_closed(self) -> None:
+    def let_go(self) -> None:
         """Close the iterator, or have it closed when it has given its item."""
-        self.stop(None)
-
-    def stop(self, failed: Failed | None) -> None:
-        """Close the iterator and tell the connection, once."""
-        if self._over:
-            return
-        self._over = True
         if not self._inside:  # a generator that runs can't be closed
             self._close()
-        self._outlet.end_stream(failed)
 
     def _close(self) -> None:
         result = self._context.run(_close, self._items)
         if isinstance(result, Failed):
             self._outlet.report(Failed(result.error, self.name))
 
-    def _step(self) -> None:
-        self._scheduled = False
-        if self._over:
-            return
+    def step(self) -> None:
+        """Ask for one item."""
         if not self._wanted:
             self.stop(None)
             return
@@ -232,6 +263,10 @@ class AwaitedReply(StreamedReply):
     def on_closed(self) -> None:
         """Have the runner see it; with `shield` nothing else ends the wait."""
         self._waiter.wake()
+
+    def stop(self, _failed: Failed | None) -> None:
+        """Cancel its runner, which tells the connection."""
+        self._runners.cancel(self._outlet)
 
     async def run(self) -> Failed | None:
         """Send every item; the value is what the iterator failed with.

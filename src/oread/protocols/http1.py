@@ -52,10 +52,13 @@ _IDLE, _BODY, _CLOSED = State.IDLE, State.BODY, State.CLOSED
 class HttpServerProtocol:
     """Read requests strictly; the same events whatever the cuts.
 
-    `body_limit` is the longest body taken, in bytes. Set before a head it also
-    bounds that head's Content-Length; raised after a head it holds for chunks.
-    It falls back to the limit of the endpoint at the end of each body. `fresh`
-    is for reading: between two requests, and not a byte of the next is there.
+    `body_limit` is the longest body taken, in bytes, as its chunks come; raised
+    after a head it holds for that body, and falls back to the limit of the
+    endpoint at the end of each. `length_limit` bounds the Content-Length of
+    every head: whoever raises it refuses at the head what is not to be read.
+
+    `trailers` are those of the last body that was read to its end. `fresh` is
+    for reading: between two requests, and not a byte of the next is there.
     """
 
     __slots__ = (
@@ -73,6 +76,8 @@ class HttpServerProtocol:
         "_starved",
         "body_limit",
         "fresh",
+        "length_limit",
+        "trailers",
     )
 
     def __init__(self, limits: HttpLimits) -> None:
@@ -80,6 +85,8 @@ class HttpServerProtocol:
         self._parser = parser_for(limits)
         self._known = self._parser.known
         self.body_limit: float = limits.body_bytes
+        self.length_limit: float = limits.body_bytes
+        self.trailers: tuple[tuple[str, str], ...] = ()
         self._buffer: Buffer = b""
         self._at = 0
         self._phase = _IDLE
@@ -195,7 +202,7 @@ class HttpServerProtocol:
         if head.length == 0:
             self._finish()
             return
-        if head.length > self.body_limit:
+        if head.length > self.length_limit:
             raise MalformedError(BODY_TOO_LONG.status, BODY_TOO_LONG.reason)
         self.fresh = self._starved = False
         self._phase = _BODY
@@ -254,6 +261,7 @@ class HttpServerProtocol:
             if part:
                 return part
         if body.done:
+            self.trailers = body.trailers
             self._finish()
             return END
         return None

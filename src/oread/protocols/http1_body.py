@@ -11,6 +11,7 @@ Source: RFC 9112 6 and 7.1.
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from oread.limits import HttpLimits
 from oread.protocols.http1_lines import (
@@ -21,6 +22,7 @@ from oread.protocols.http1_lines import (
     Refusal,
     check_field_line,
     find_line,
+    split_field,
 )
 
 _QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
@@ -44,6 +46,9 @@ class LengthBody:
     """Take a body whose length is known."""
 
     __slots__ = ("_left",)
+
+    trailers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Only chunks have a place for them."""
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -69,10 +74,11 @@ CHUNKS_PER_PART = 64
 
 
 class ChunkedBody:
-    """Take a body that comes in chunks; trailers are checked and dropped.
+    """Take a body that comes in chunks, and the trailers behind it.
 
-    Trailers are never merged into the fields (RFC 9110 6.5.1), and nothing of
-    ours reads them. One that would decide framing or routing is refused.
+    Trailers are checked and kept apart: they are never merged into the fields
+    (RFC 9110 6.5.1), and nothing of ours acts on them. One that would decide
+    framing or routing is refused.
     """
 
     __slots__ = (
@@ -83,7 +89,7 @@ class ChunkedBody:
         "_stage",
         "_total",
         "_trailer_bytes",
-        "_trailers",
+        "trailers",
     )
 
     def __init__(self, limits: HttpLimits) -> None:
@@ -93,8 +99,9 @@ class ChunkedBody:
         self._total = 0
         self._searched = 0
         self._extension_bytes = 0
-        self._trailers = 0
         self._trailer_bytes = 0
+        self.trailers: tuple[tuple[str, str], ...] = ()
+        """Those that have come, `(lower-case name, value)`."""
 
     @property
     def done(self) -> bool:
@@ -196,12 +203,13 @@ class ChunkedBody:
         if end == at:
             self._stage = _DONE
             return end + 2
-        if self._trailers == limits.trailers:
+        if len(self.trailers) == limits.trailers:
             raise MalformedError(431, "too many trailers")
-        check_field_line(buffer[at:end])
+        line = buffer[at:end]
+        check_field_line(line)
         if _FRAMING_FIELD.match(buffer, at, end):
             raise MalformedError(400, "a framing field in the trailer section")
-        self._trailers += 1
+        self.trailers += (split_field(line.decode("latin-1")),)
         self._trailer_bytes += end + 2 - at
         self._searched = 0
         return end + 2

@@ -86,6 +86,8 @@ class RequestHead:
     keep_alive: bool
     length: int
     expects_continue: bool
+    upgrade: bool
+    """Whether `Connection` says that it asks for another protocol, which may be ignored (RFC 9110 7.8)."""
     _text: str = attrs.field(repr=False)
     _headers: Headers | None = attrs.field(default=None, init=False, repr=False)
 
@@ -289,7 +291,7 @@ class HeadParser:
                 if not is_host(host):
                     raise MalformedError(400, "malformed Host")
                 return RequestHead(
-                    method, target, path, query or "", version, authority or host, True, 0, False, text
+                    method, target, path, query or "", version, authority or host, True, 0, False, False, text
                 )
             fields = gather_fields(telling)
         host = fields.get("host")
@@ -301,14 +303,25 @@ class HeadParser:
             raise MalformedError(400, "malformed Host")
         length = 0
         keep_alive = version != "1.0"
-        expects_continue = False
+        expects_continue = upgrade = False
         if len(fields) > 1 or not host:
             length = body_length(fields, version) or 0
             keep_alive = keeps_alive(fields, version)
             expects_continue = _expects_continue(fields) and length != 0 and version != "1.0"
+            upgrade = "upgrade" in fields.get("connection", "").lower()
         host = authority or host
         return RequestHead(
-            method, target, path, query or "", version, host, keep_alive, length, expects_continue, text
+            method,
+            target,
+            path,
+            query or "",
+            version,
+            host,
+            keep_alive,
+            length,
+            expects_continue,
+            upgrade,
+            text,
         )
 
 

@@ -115,6 +115,12 @@ def field_pairs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value.strip(" \t")) for name, _, value in lines)
 
 
+def split_field(line: str) -> tuple[str, str]:
+    """Split one validated field line into its lower-case name and its value."""
+    name, _, value = line.partition(":")
+    return name.lower(), value.strip(" \t")
+
+
 def control_fields(text: str) -> dict[str, str]:
     """Pick out the fields that decide framing, names in lower case.
 

@@ -24,6 +24,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 _NAME = re.compile(rf"{TCHAR}+")
+_LENGTH = re.compile("[0-9]{1,18}")
 _VALUE = re.compile(r"[\t -~\x80-\xff]*")
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 _ENGINE_FIELDS = frozenset(
@@ -43,6 +44,11 @@ _BODILESS = frozenset((204, 205, 304))
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+_DATE_BYTES = 29
+_DATE_END = b"\r\n"
+_DATE_END_ALONE = bytes(bytearray(_DATE_END))
+"""The same, as another object: the handler has set the Server field, so what follows the date is cut off."""
 
 _KNOWN_STARTS = 512
 _KNOWN_START_BYTES = 2_048
@@ -71,7 +77,8 @@ def encode_response(
         headers: the handler's fields; its `Date` and `Content-Type` win over ours.
         head_request: the request this answers; None when there is none that was understood.
         close: whether the connection ends here; a request that allows no more ends it anyway.
-        date: what `http_date` returned for this second.
+        date: what `http_date` returned for this second; behind it, where one is
+            sent, CRLF and the `Server` field.
         content_type: of the body; None says nothing of it.
 
     Raises:
@@ -95,6 +102,8 @@ def encode_response(
         raise HandlerError(f"response fields are not pairs of strings: {error}") from None
     if not date_end:
         date = b""
+    elif date_end is not _DATE_END:
+        date = date[:_DATE_BYTES]
     if status in _BODILESS:
         return start + date + date_end + (b"Content-Length: 0\r\n\r\n" if status == 205 else b"\r\n")
     return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (
@@ -114,27 +123,61 @@ def encode_stream_head(
     close: bool,
     date: bytes,
     content_type: str | None,
+    length: int | None = None,
 ) -> bytes:
-    """Return the head of a response whose length nobody knows yet.
+    """Return the head of a response whose body follows.
 
-    Chunks follow it (`encode_chunk`, `LAST_CHUNK`); to a request of HTTP/1.0
-    bare bytes, which end with the connection.
+    With a length so many bare bytes follow it. Without one chunks do
+    (`encode_chunk`, `LAST_CHUNK`); to a request of HTTP/1.0 bare bytes, which
+    end with the connection.
 
     Raises:
         HandlerError: as `encode_response`, and a status that has no body.
     """
     if status in _BODILESS:
         raise HandlerError(f"a reply with status {status} has no body to stream")
-    chunked = head_request.version != "1.0"
-    connection = "" if chunked and not close and head_request.keep_alive else "close"
+    old = head_request.version == "1.0"
+    if close or not head_request.keep_alive or (old and length is None):
+        connection = "close"
+    else:
+        connection = "keep-alive" if old else ""
     try:
         key = (status, tuple(headers), content_type, connection)
         start, date_end = _known_starts.get(key) or _remember_start(key)
     except TypeError as error:
         raise HandlerError(f"response fields are not pairs of strings: {error}") from None
     if date_end:
-        start += date + date_end
-    return start + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+        start += date + date_end if date_end is _DATE_END else date[:_DATE_BYTES] + date_end
+    if length is not None:
+        return b"%bContent-Length: %d\r\n\r\n" % (start, length)
+    return start + (b"\r\n" if old else b"Transfer-Encoding: chunked\r\n\r\n")
+
+
+def take_length(headers: Sequence[tuple[str, str]]) -> tuple[Sequence[tuple[str, str]], int | None]:
+    """Take the length that a handler declares out of its fields.
+
+    Raises:
+        HandlerError: it is declared twice, or is no number (RFC 9110 8.6).
+    """
+    lengths = [pair for pair in headers if _name_of(pair) == "content-length"]
+    if not lengths:
+        return headers, None
+    value = lengths[0][1] if len(lengths) == 1 and len(lengths[0]) == 2 else None
+    if not isinstance(value, str) or not _LENGTH.fullmatch(value):
+        raise HandlerError(f"a Content-Length that is not one number: {lengths!r}")
+    return [pair for pair in headers if _name_of(pair) != "content-length"], int(value)
+
+
+def field_names(headers: Sequence[tuple[str, str]]) -> frozenset[str]:
+    """Return the names of a handler's fields in lower case, whatever it took for fields."""
+    return frozenset(_name_of(pair) for pair in headers)
+
+
+def _name_of(pair: object) -> str:
+    """Return the name of a field; empty for what is none, which is refused where it is written."""
+    if isinstance(pair, tuple | list) and pair and isinstance(pair[0], str):
+        return pair[0].lower()
+    return ""
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -157,7 +200,7 @@ def _build_start(
     """Return what stands before and behind the date; empty: no date."""
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise HandlerError(f"status {status!r} is not a final one, 200 to 599")
-    names = {pair[0].lower() for pair in headers if pair and isinstance(pair[0], str)}
+    names = field_names(headers)
     lines = [f"HTTP/1.1 {int(status)} {_REASONS.get(status, '')}", *field_lines(headers, _ENGINE_FIELDS)]
     if content_type is not None and "content-type" not in names and status not in _BODILESS:
         lines += field_lines((("Content-Type", content_type),), frozenset())
@@ -165,7 +208,8 @@ def _build_start(
         lines.append(f"Connection: {connection}")
     if "date" in names:
         return "\r\n".join([*lines, ""]).encode("latin-1"), b""
-    return "\r\n".join([*lines, "Date: "]).encode("latin-1"), b"\r\n"
+    end = _DATE_END_ALONE if "server" in names else _DATE_END
+    return "\r\n".join([*lines, "Date: "]).encode("latin-1"), end
 
 
 def field_lines(headers: Iterable[tuple[str, str]], owned: frozenset[str]) -> list[str]:

@@ -201,28 +201,41 @@ class Reactor:
         while True:
             begun = perf_counter()
             events = poll(0, most)
-            self._serve(events)
+            deferred_seconds = self._serve(events)
             ended = perf_counter()
             if ended >= self._turn_end:
                 await trio.lowlevel.checkpoint()
                 self.now = trio.current_time()
                 count = len(events) or 1
-                most = max(1, min(MOST_EVENTS, int(TURN_SECONDS * count / (ended - begun))))
+                spent = ended - begun - deferred_seconds
+                most = max(1, min(MOST_EVENTS, int(TURN_SECONDS * count / spent)))
                 self._turn_end = perf_counter() + TURN_SECONDS
             elif len(events) < 2 and not self._deferred and not self._spin.goes_on(len(events), ended):
                 return
 
-    def _serve(self, events: list[tuple[int, int]]) -> None:
+    def _serve(self, events: list[tuple[int, int]]) -> float:
+        """Serve a batch, then what was deferred before it; return the seconds spent on the latter."""
         callbacks, deferred = self._callbacks, len(self._deferred)
         self._serving = True
         try:
             for fd, ready in events:
                 callbacks[fd](ready)
-            for _ in range(deferred):  # not what this batch has deferred
-                self._deferred.popleft()()
+            if deferred:  # not what this batch has deferred
+                return self._serve_deferred(deferred)
         finally:
             self._serving = False
             if self._closing:
                 for sock in self._closing:
                     sock.close()
                 self._closing.clear()
+        return 0.0
+
+    def _serve_deferred(self, most: int) -> float:
+        """Call what is deferred, at least one, until the turn is over; the rest keeps its place."""
+        begun = now = perf_counter()
+        for _ in range(most):
+            self._deferred.popleft()()
+            now = perf_counter()
+            if now >= self._turn_end:
+                break
+        return now - begun

@@ -259,6 +259,9 @@ class RunnerPool:
             except StopIteration as stop:
                 runner.job = job.runner = None
                 job.finish(stop.value)
+                if runner.cancelled:  # by its own job, which met a reset and never waited
+                    self._awake -= 1
+                    return
                 self._often = False
                 if perf_counter() >= self._turn_end:
                     await trio.lowlevel.checkpoint()

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from oread.dispatch import Link, Pattern, read_signature
+from oread.dispatch import Application, Link, Pattern, read_signature
 from oread.dispatch.signature import handler_name, is_async_callable
 from oread.errors import HandlerAbandoned, HandlerLeakWarning, RegistrationError
+from oread.registry.applications import TAIL, MountedApplication
 from oread.registry.hooks import Failure, HandlerChange, report_or_log
 from oread.registry.registration import Handler, Options, Registration
 from oread.registry.subscription import Subscription
@@ -89,6 +90,24 @@ class Registrar:
             raise RegistrationError(f"event {event!r} has a session already")
         registration = Registration(self._drop, event, handler, "session")
         return self._add(registration, attrs.evolve(target, session=registration))
+
+    def register_application(self, prefix: str, application: Application) -> Registration:
+        """Register an ASGI application for all paths under a prefix.
+
+        Raises:
+            RegistrationError: it can't be called as one, or its paths are taken.
+        """
+        event = f"{prefix}/{TAIL}" if prefix else TAIL
+        mounted = MountedApplication(application)
+        target = self._event(event)
+        registration = Registration(self._drop, event, mounted, "asgi")
+        registration.link = Link(
+            handler=mounted,
+            name=mounted.__qualname__,
+            plan=read_signature(mounted, target.pattern.captures),
+            application=application,
+        )
+        return self._add_handler(registration, target, first=False)
 
     def remove_all(self, event: str, handler: Handler | None) -> int:
         """Remove every registration of a handler, or everything; return how many."""

@@ -79,7 +79,7 @@ class HandlerInfo:
     kind: str
     """`sync`, `async`, `thread`, `subscription` or `session`."""
     payload: str | None
-    """`bytes`, `memoryview`, `str`, `json`, or None when it takes none."""
+    """`bytes`, `memoryview`, `str`, `json`, `parts`, or None when it takes none."""
     methods: tuple[str, ...] | None
     exposed: bool
     once: bool

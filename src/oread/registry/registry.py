@@ -19,7 +19,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 import trio
 
-from oread.dispatch import Entry, Pattern, read_middleware
+from oread.dispatch import Application, Entry, Pattern, read_middleware
 from oread.errors import NotFound, RegistrationError
 from oread.messages import Message
 from oread.registry import hooks
@@ -244,6 +244,27 @@ class Registry:
             raise RegistrationError(f"mount {prefix!r}: a registry can't hang in itself")
         return Attachment(self._node.mount(Mount(prefix, other._node)))
 
+    def mount_asgi(self, prefix: str, application: Application) -> Registration:
+        """Let an ASGI 3 application serve every path under `prefix/`, and `prefix` itself.
+
+        It takes HTTP requests and WebSockets of `http` endpoints; other events
+        that match a path more exactly go before it. It has its own middleware:
+        that of the registry does not go around it. Its lifespan begins before
+        a service serves anything, and ends with the service.
+
+        Args:
+            prefix: one or more segments, which may be captures; `""` is the
+                whole tree. The application sees it as `root_path`.
+            application: `async def application(scope, receive, send)`, run by Trio.
+
+        Returns:
+            The `Registration`, which takes it back.
+
+        Raises:
+            RegistrationError: it can't be called as one, or its paths are taken.
+        """
+        return self._registrar.register_application(prefix, application)
+
     # calling
 
     async def emit(self, event: str, payload: Any = b"", *, policy: Policy = "serial") -> list[Any]:
@@ -330,6 +351,11 @@ class Registry:
             BadRequest: the path can't be decoded.
         """
         return self._node.state.compiled.exposed_table.find(path)
+
+    def applications(self) -> list[Application]:
+        """Return the ASGI applications that are mounted, each once, oldest first."""
+        entries = self._node.state.compiled.exposed.values()
+        return list(dict.fromkeys(entry.application for entry in entries if entry.application is not None))
 
     def attach(self, event: str, check: Callable[[Entry], None]) -> Slot:
         """Give an endpoint its slot, which is kept up to date until `detach`.
