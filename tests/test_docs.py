@@ -137,12 +137,21 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_programs_of_the_pages_are_typed(tmp_path: Path) -> None:
     """A user who copies an example has a file that mypy takes as strict."""
+    options = ("--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache"))
+    alone = ("--namespace-packages", "--explicit-package-bases")
+    common, together = tmp_path / "pages", tmp_path / "together"
     for number, (page, name) in enumerate(_programs(tests=False)):
-        folder = tmp_path / f"page{number}"
-        folder.mkdir()
-        (folder / name).write_text(by_name(PAGES[page], "example")[name])
-    options = ("--strict", "--namespace-packages", "--explicit-package-bases", "--no-error-summary")
-    result = run([sys.executable, "-m", "mypy", *options, str(tmp_path)], folder=tmp_path)
+        code = by_name(PAGES[page], "example")
+        imports = any(f"from {other.removesuffix('.py')} import" in code[name] for other in code)
+        folder = (together if imports else common) / f"page{number}"
+        folder.mkdir(parents=True)
+        if imports:
+            write_files(page, folder)
+            result = run([sys.executable, "-m", "mypy", *options, name], folder=folder)
+            assert (result.stdout, result.returncode) == ("", 0)
+        else:
+            (folder / name).write_text(code[name])
+    result = run([sys.executable, "-m", "mypy", *options, *alone, str(common)], folder=tmp_path)
     assert (result.stdout, result.returncode) == ("", 0)
 
 
