@@ -10,8 +10,8 @@ READ_BYTES = 65_536
 SMALL_BYTES = 512 - 33
 """What CPython's small-object allocator holds as bytes.
 
-A larger buffer comes from malloc, is given back for the most part, and costs
-0.2 to 0.5 µs a message: three quarters of all that we add to the system calls.
+A larger buffer comes from malloc and is given back for the most part, which
+costs about 0.5 µs a message.
 """
 
 BUSY = 1 << 0
