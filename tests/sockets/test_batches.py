@@ -121,6 +121,58 @@ def test_a_reply_that_can_not_be_sent_does_not_keep_the_others(
     assert [peers[0].recv(10), peers[2].recv(10)] == [b"a", b"b"]
 
 
+@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
+def test_each_gets_its_own_reply_whatever_the_sizes_were_before(
+    make_batch: MakeBatch, open_socket: Callable[..., socket.socket], family: str
+) -> None:
+    """Payloads of one size, and of many; batches that grow, shrink and leave some unanswered."""
+    service, peers = open_socket(family), [open_socket(family) for _ in range(12)]
+    service.setblocking(False)
+    batch = make_batch(service)
+    rounds: list[list[tuple[int, int | None]]] = [
+        [(7, 7)] * 12,
+        [(7, 7)] * 9,
+        [(at + 1, 7) for at in range(12)],
+        [(9, at * 100) for at in range(12)],
+        [(9, at * 100) for at in range(5)],
+        [(9, 0 if at % 3 else None) for at in range(12)],
+        [(0, 1)] * 10,
+    ]
+    for sizes in rounds:
+        for at, (peer, (size, _)) in enumerate(zip(peers, sizes, strict=False)):
+            peer.sendto(bytes([at]) * size, service.getsockname())
+
+        received = batch.receive(64)
+        replies = [None if size is None else bytes([65 + at]) * size for at, (_, size) in enumerate(sizes)]
+
+        assert [payload for payload, _ in received] == [
+            bytes([at]) * size for at, (size, _) in enumerate(sizes)
+        ]
+        assert [batch.sockaddr(sender) for _, sender in received] == [
+            peer.getsockname() for peer in peers[: len(sizes)]
+        ]
+        assert batch.answer(replies) == []
+        for peer, reply in zip(peers, replies, strict=False):
+            assert reply is None or peer.recv(70_000) == reply
+
+
+def test_replies_that_are_all_too_long_are_refused_one_by_one(
+    make_batch: MakeBatch, open_socket: Callable[..., socket.socket]
+) -> None:
+    """More bytes than all datagrams of a batch can have: each is told, and the one that fits is sent."""
+    service, peer = open_socket(), open_socket()
+    service.setblocking(False)
+    batch = make_batch(service)
+    for _ in range(3):
+        peer.sendto(b"?", service.getsockname())
+    batch.receive(10)
+
+    refused = batch.answer([bytes(5_000_000), b"fits", bytes(70_000)])
+
+    assert refused == [errno.EMSGSIZE, errno.EMSGSIZE]
+    assert peer.recv(10) == b"fits"
+
+
 def test_sockets_of_both_families_take_turns(
     make_batch: MakeBatch, open_socket: Callable[..., socket.socket]
 ) -> None:

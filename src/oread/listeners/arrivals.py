@@ -49,6 +49,7 @@ class Exchanges:
         "closed",
         "endpoint",
         "failures",
+        "fresh_context",
         "guard",
         "interfaces",
         "limits",
@@ -72,6 +73,8 @@ class Exchanges:
             client_ports=read_client_ports(),
         )
         self.slot = self.find_slot()
+        self.fresh_context = runtime.context.copy()
+        """What the next inline call runs in: see `oread.listeners.roles.Owner`."""
         self.failures = 0
         self.refused: Counter[str] = Counter()
         self.closed = False

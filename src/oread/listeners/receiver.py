@@ -59,15 +59,16 @@ _SEND_REFUSALS = {
 class _Sender:
     """What is known of a sender to a unicast address."""
 
-    peer: Sockaddr
+    arrival: Arrival
+    """For all its sync calls, one after the other: it is not looked at after the call.
+
+    On the wildcard each way by which it comes is another sender.
+    """
     port: int
-    source: Source
     refusal: str | None
     """Why nothing of it is heard, or None."""
-    route: Route
-    """How it comes; on the wildcard each way is another sender."""
     exempt: bool
-    """Whether nothing but a served port can refuse a reply to it."""
+    """Whether nothing but a served port can refuse a reply to it, and replies are sent."""
 
 
 class Receiver:
@@ -117,7 +118,7 @@ class Receiver:
         self._sendmsg = opened.sock.sendmsg
         self._sendto = opened.sock.sendto
         self._arrival = Arrival(exchanges, self)
-        """One for all sync calls: it is not looked at after the call."""
+        """One for all sync calls of what is read singly: it is not looked at after the call."""
         self._turns_left = 0
         default = "unicast" if opened.mode == "unicast" else "none"
         self._answers = (exchanges.endpoint.reply or default) == "unicast"
@@ -206,8 +207,8 @@ class Receiver:
         Returns how many were taken, and whether more may wait.
         """
         exchanges, senders, slot = self._exchanges, self._senders, self._exchanges.slot
-        refused, most_bytes, arrival = exchanges.refused, exchanges.limits.datagram_bytes, self._arrival
-        copy_context, served_ports = exchanges.runtime.context.copy, exchanges.guard.served_ports
+        refused, most_bytes = exchanges.refused, exchanges.limits.datagram_bytes
+        context, served_ports = exchanges.fresh_context, exchanges.guard.served_ports
         begun = perf_counter()
         try:
             received = self._batch.receive(most)
@@ -216,39 +217,38 @@ class Receiver:
             refused["receive_failed"] += 1
             return 1, True
         replies: list[bytes | memoryview | None] = []
-        answered, unheard = 0, 0
-        arrival.ancillary = []
+        silent, unheard = 0, 0
         last: Hashable = None
         sender: Any = None
         for data, key in received:
-            reply = None
             if key is not last:  # a train has one key
                 last, sender = key, senders.get(key) or self._meet(key)
-                arrival.peer, arrival.source, arrival.route = sender.peer, sender.source, sender.route
+            reply: Any = None
             if sender.refusal is not None or len(data) > most_bytes:
                 refused[sender.refusal or "too_large"] += 1
                 unheard += 1
             else:
-                entry = slot.entry
+                arrival, entry = sender.arrival, slot.entry
                 call = entry.call
                 arrival.data = data
                 if call is None:
                     self._submit(arrival)
                 else:
-                    reply = copy_context().run(call, arrival, data)
-                    if reply is not None:
-                        exempt = sender.exempt and sender.port not in served_ports
-                        if type(reply) is not bytes or not exempt or not self._answers:
-                            reply = self._approve(arrival, reply, exchanges.runtime.reactor.now)
-                        if reply is not None:
-                            answered += 1
+                    reply = context.run(call, arrival, data)
+                    if context:
+                        context = exchanges.fresh_context = exchanges.runtime.context.copy()
+                    exempt = sender.exempt and sender.port not in served_ports
+                    if reply is not None and not (exempt and type(reply) is bytes):
+                        reply = self._approve(arrival, reply, exchanges.runtime.reactor.now)
                 if exchanges.closed:
                     return len(received), False
+            if reply is None:
+                silent += 1
             replies.append(reply)
         self.messages += len(received) - unheard
-        if answered:
+        if silent < len(replies):
             errors = self._batch.answer(replies)
-            self.replies += answered - len(errors)
+            self.replies += len(replies) - silent - len(errors)
             for error in errors:
                 refused[_SEND_REFUSALS.get(error, "send_failed")] += 1
         spent = perf_counter() - begun
@@ -265,13 +265,13 @@ class Receiver:
             route = self._ways.find(self._batch.destination(key))
         if len(self._senders) >= _SENDERS_KEPT:
             self._senders.clear()  # as `Sources` does
+        arrival = Arrival(self._exchanges, self)
+        arrival.peer, arrival.source, arrival.route = peer, source, route or self._ways.own
         sender = self._senders[key] = _Sender(
-            peer,
+            arrival,
             peer[1],
-            source,
             self._refuse(peer, source, route),
-            route or self._ways.own,
-            self._exchanges.guard.exempts(source, peer[1]),
+            self._answers and self._exchanges.guard.exempts(source, peer[1]),
         )
         return sender
 
@@ -332,10 +332,13 @@ class Receiver:
         if call is None:
             self._submit(arrival)
             return
-        runtime = self._exchanges.runtime
-        reply = runtime.context.copy().run(call, arrival, data)
+        exchanges = self._exchanges
+        context = exchanges.fresh_context
+        reply = context.run(call, arrival, data)
+        if context:
+            exchanges.fresh_context = exchanges.runtime.context.copy()
         if reply is not None:
-            self.answer(arrival, reply, runtime.reactor.now)
+            self.answer(arrival, reply, exchanges.runtime.reactor.now)
 
     def _submit(self, present: Arrival) -> None:
         """Have a runner call the handlers of what is in the shared arrival."""

@@ -38,6 +38,8 @@ _TRAIN_DATAGRAMS = 64
 """UDP_MAX_SEGMENTS of every kernel; newer ones take 128."""
 _TRAIN_BYTES = 65_000
 """Less than the longest datagram of both families."""
+_MANY = 8
+"""Datagrams of one size from which on they are cut out at once."""
 _NO_TRAINS = (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EMSGSIZE)
 """A device without checksum offload (EIO), an old kernel, or a datagram longer than the MTU."""
 
@@ -89,7 +91,7 @@ class KernelBatch:
         self._head_bytes = NAME_BYTES + self._control_bytes if asks_destination else self._name_bytes
         heads = [slice(at, at + self._head_bytes) for at in range(0, MOST_AT_ONCE * HEAD_BYTES, HEAD_BYTES)]
         self._slots = [(index * SLOT_BYTES, head) for index, head in enumerate(heads)]
-        """Where each payload begins, and the place of its sender's address."""
+        """Where each payload received begins, and the place of its sender's address."""
         self._trains: Sequence[int] = ()
         """Datagrams of each slot, where one has several."""
         self._per_slot = 1
@@ -117,9 +119,12 @@ class KernelBatch:
             return self._sort(sizes, controls)
         self._trains = ()
         self._per_slot = 1
+        keys = _cutter(self._head_bytes, HEAD_BYTES, count).unpack_from(heads)
+        if count >= _MANY and sizes.count(sizes[0]) == count:
+            return list(zip(_cutter(sizes[0], SLOT_BYTES, count).unpack_from(payloads), keys, strict=True))
         return [
-            (payloads[at : at + size], heads[head])
-            for size, (at, head) in zip(sizes, self._slots, strict=False)
+            (payloads[at : at + size], key)
+            for size, (at, _), key in zip(sizes, self._slots, keys, strict=False)
         ]
 
     def _sort(self, sizes: list[int], controls: list[int]) -> list[Received]:
@@ -136,7 +141,7 @@ class KernelBatch:
             key = heads[head]
             before = len(received)
             if 0 < segment < size:
-                parts = _cutter(segment, size).unpack(payloads[at : at + size])
+                parts = _train_cutter(segment, size).unpack(payloads[at : at + size])
                 received += zip(parts, itertools.repeat(key))
             else:
                 received.append((payloads[at : at + size], key))
@@ -195,23 +200,21 @@ class KernelBatch:
 
     def _answer_slots(self, replies: Sequence[bytes | memoryview | None], refused: list[int]) -> None:
         outbox = self._memory.outbox
-        payloads, lengths = outbox.payloads, outbox.lengths
-        begin = index = at = 0
-        for index, reply in enumerate(replies):
-            if reply is None or len(reply) > SLOT_BYTES:
-                if reply is not None:
-                    refused.append(errno.EMSGSIZE)
-                self._send(begin, index, refused)
-                begin = index + 1
-            else:
-                size = len(reply)
-                payloads[at : at + size] = reply
-                lengths[index] = size
-            at += SLOT_BYTES
-        self._send(begin, index + 1, refused)
+        unsent: list[int] = []
+        try:
+            outbox.lay_out(replies)
+        except (TypeError, ValueError):
+            unsent = [index for index, reply in enumerate(replies) if not _fits(reply)]
+            refused += [errno.EMSGSIZE for index in unsent if replies[index] is not None]
+            outbox.lay_out([reply if _fits(reply) else b"" for reply in replies])
+        begin = 0
+        for index in unsent:
+            self._send(begin, index, refused)
+            begin = index + 1
+        self._send(begin, len(replies), refused)
 
     def _send(self, begin: int, end: int, refused: list[int]) -> None:
-        """Send what stands in the slots from `begin` to before `end`."""
+        """Send what is laid out from `begin` to before `end`."""
         outbox = self._memory.outbox
         while begin < end:
             at = outbox.at + begin * outbox.step
@@ -250,6 +253,10 @@ class KernelBatch:
         return 0
 
 
+def _fits(reply: bytes | memoryview | None) -> bool:
+    return reply is not None and len(reply) <= SLOT_BYTES
+
+
 _NO_INDEXES = memoryview(bytes(4 * MOST_AT_ONCE)).cast("I")
 
 
@@ -262,8 +269,14 @@ def _segments(size: int) -> tuple[int, int, bytes]:
     return socket.IPPROTO_UDP, options.UDP_SEGMENT, struct.pack("@H", size)
 
 
+@functools.lru_cache(maxsize=256)
+def _cutter(size: int, step: int, count: int) -> struct.Struct:
+    """Cut out the beginning of each of so many slots: 20 ns each, slicing takes 70 to 110."""
+    return struct.Struct("=" + f"{size}s{step - size}x" * (count - 1) + f"{size}s")
+
+
 @functools.lru_cache(maxsize=64)
-def _cutter(segment: int, size: int) -> struct.Struct:
+def _train_cutter(segment: int, size: int) -> struct.Struct:
     """Cut a train into its datagrams, all of one size but for the last: 1 µs for 64, slicing takes 8."""
     count, last = divmod(size, segment)
     return struct.Struct(f"={segment}s" + f"{segment}s" * (count - 1) + (f"{last}s" if last else ""))

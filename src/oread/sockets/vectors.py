@@ -10,10 +10,12 @@ Not here: who asks for what (`oread.sockets.kernel_batches`).
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import socket
 import struct
 from array import array
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from oread.sockets import options
@@ -91,6 +93,37 @@ class _Vector:
         """The bytes of each slot, as the kernel takes them."""
 
 
+class _Outbox(_Vector):
+    """What is sent: one payload behind the other, so that they are copied at once."""
+
+    __slots__ = ("_bases", "_laid_out", "_starts")
+
+    def __init__(self, heads_at: int) -> None:
+        super().__init__(heads_at)
+        self._starts = self.parts[0].base
+        self._bases = _view(self.parts, "Q", _Part.base.offset, ctypes.sizeof(_Part))
+        self._laid_out: list[int] = []
+        """The sizes that `lengths` and `bases` are right for: mostly those of the batch before."""
+
+    def lay_out(self, payloads: Sequence[bytes | memoryview | None]) -> None:
+        """Have message after message send a payload.
+
+        Raises:
+            TypeError: one is None.
+            ValueError: together they are longer than as many datagrams can be.
+        """
+        sizes = list(map(len, payloads))  # type: ignore[arg-type]
+        count, size = len(sizes), sum(sizes)
+        if size > len(self.payloads):
+            raise ValueError(f"{size} bytes in {count} datagrams")
+        self.payloads[:size] = b"".join(payloads)  # type: ignore[arg-type]
+        if sizes != self._laid_out[:count]:
+            self.lengths[:count] = memoryview(array("Q", sizes))
+            starts = array("Q", itertools.accumulate(sizes, initial=self._starts))
+            self._bases[:count] = memoryview(starts)[:count]
+            self._laid_out = sizes
+
+
 def _view(of: Any, kind: Literal["I", "Q"], offset: int, step: int) -> memoryview:
     """Return one number of each structure of an array."""
     size = struct.calcsize(kind)
@@ -109,7 +142,7 @@ class BatchMemory:
         self.heads = mmap.mmap(-1, MOST_AT_ONCE * HEAD_BYTES)
         heads_at = ctypes.addressof(ctypes.c_char.from_buffer(self.heads))
         self.inbox = _Vector(heads_at)
-        self.outbox = _Vector(heads_at)
+        self.outbox = _Outbox(heads_at)
         self.indexes = {
             family: _view(self.heads, "I", NAME_BYTES + offset, HEAD_BYTES)
             for family, offset in INDEX_OFFSETS.items()
