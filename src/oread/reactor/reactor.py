@@ -26,8 +26,13 @@ from oread.reactor.poller import READABLE, Poller
 
 TURN_SECONDS = 0.001
 """How long a turn lasts; a task that ticks beside a busy reactor is late by about this."""
-MOST_EVENTS = 64
-"""Events asked for at once; fewer when one callback costs more than a 64th of a turn."""
+MOST_EVENTS = 256
+"""Events asked for at once, when their callbacks are seen to fit into a turn.
+
+With 1,000 connections busy 64 are 4 % slower: what epoll reported last it looks at once more.
+"""
+FIRST_EVENTS = 64
+"""As long as nothing is known of them."""
 
 
 SPIN_SECONDS = 0.00005
@@ -100,6 +105,7 @@ class Reactor:
         self._turn_end = 0.0
         self._waiting = False
         self._spin = _Spin()
+        self._most_events = FIRST_EVENTS
         self.deadlines = Deadlines()
         self.now = trio.current_time()
         """Trio's time at the beginning of this turn; older between turns, see `tick`."""
@@ -197,10 +203,10 @@ class Reactor:
 
     async def _serve_ready(self) -> None:
         """Poll and serve until nothing is ready, yielding after each turn."""
-        poll, most = self._poller.poll, MOST_EVENTS
+        poll = self._poller.poll
         while True:
             begun = perf_counter()
-            events = poll(0, most)
+            events = poll(0, self._most_events)
             deferred_seconds = self._serve(events)
             ended = perf_counter()
             if ended >= self._turn_end:
@@ -208,7 +214,7 @@ class Reactor:
                 self.now = trio.current_time()
                 count = len(events) or 1
                 spent = ended - begun - deferred_seconds
-                most = max(1, min(MOST_EVENTS, int(TURN_SECONDS * count / spent)))
+                self._most_events = max(1, min(MOST_EVENTS, int(TURN_SECONDS * count / spent)))
                 self._turn_end = perf_counter() + TURN_SECONDS
             elif len(events) < 2 and not self._deferred and not self._spin.goes_on(len(events), ended):
                 return
