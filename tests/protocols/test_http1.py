@@ -448,6 +448,66 @@ def test_what_the_rows_do_not_have(data: bytes, status: int) -> None:
     assert status_of(data) == status
 
 
+NAMES = [
+    *("Host", "host", "hOST", "Hosts", "Hos", "Content-Length", "content-length", "CONTENT-LENGTH"),
+    *("Content-Lengths", "Content-Type", "Transfer-Encoding", "transfer-encoding", "TE", "Trailer"),
+    *("Connection", "CONNECTION", "Connections", "Cookie", "Expect", "expect", "Expected", "ETag"),
+    *("Accept", "X-Host", "User-Agent", "_h", "!"),
+]
+VALUES = [
+    *(
+        "",
+        " ",
+        " a.example",
+        "a.example",
+        "\ta.example:80 ",
+        " a b",
+        " [::1]",
+        " 5",
+        " 05",
+        " 5x",
+        " -1",
+        " 5, 5",
+    ),
+    *(" chunked", " identity", " keep-alive", " Keep-Alive", " keep-alive ", " close", " upgrade"),
+    *(" 100-continue", " \xe4", " " + "9" * 20),
+]
+FIELDS = st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES))
+
+
+@given(
+    start=st.sampled_from(
+        ["GET / HTTP/1.1", "POST /a?b=c HTTP/1.1", "GET /a HTTP/1.0", "HEAD http://b/ HTTP/1.1"]
+    ),
+    fields=st.lists(FIELDS, max_size=6),
+    host=st.booleans(),
+)
+def test_the_usual_heads_are_read_as_all_others(
+    start: str, fields: list[tuple[str, str]], host: bool
+) -> None:
+    """An unknown option of Connection says nothing, but makes a head unusual: nothing else changes."""
+    known = [("Host", " a.example"), *fields] if host else fields
+    outcomes = []
+    for more in ([], [("Connection", " x-nothing")]):
+        text = "".join(f"{line}\r\n" for line in [start, *(f"{n}:{v}" for n, v in [*known, *more]), ""])
+        for length in (len(text), 1):
+            machine, event = HttpServerProtocol(HttpLimits()), None
+            data = text.encode("latin-1")
+            for at in range(0, len(data), length):
+                event = machine.receive(data[at : at + length])
+                if event is not None:
+                    break
+            outcomes.append(_outcome(event))
+    assert outcomes.count(outcomes[0]) == 4
+
+
+def _outcome(event: object) -> object:
+    if isinstance(event, RequestHead):
+        told = attrs.asdict(event, recurse=False)
+        return {name: value for name, value in told.items() if not name.startswith("_")}
+    return event
+
+
 def test_headers_are_built_when_asked_for() -> None:
     """Names are lower case, values stripped, order and repeats kept."""
     event = HttpServerProtocol(LIMITS).receive(

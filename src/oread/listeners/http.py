@@ -122,7 +122,16 @@ class HttpConnection(TakenConnection):
 
     def on_data(self, data: bytes) -> None:
         """Serve what one read made complete."""
-        self._serve(self._protocol.receive(data))
+        event = self._protocol.receive(data)
+        if type(event) is not RequestHead or not self._protocol.fresh:
+            self._serve(event)
+            return
+        # One request, whole and alone: written out instead of `_serve`.
+        reply = self._begin_request(event)
+        if reply is not None:
+            self.write(reply)
+        if self.flags:
+            self._end_turn()
 
     def on_writable(self) -> None:
         """Serve what lies behind the last request, unless something holds it up."""
@@ -146,7 +155,7 @@ class HttpConnection(TakenConnection):
         size = count = 0
         while event is not None:
             count += 1
-            reply = self._take(event)
+            reply = self._begin_request(event) if type(event) is RequestHead else self._take(event)
             if reply is not None:
                 replies.append(reply)
                 size += len(reply)
@@ -164,6 +173,10 @@ class HttpConnection(TakenConnection):
                 replies.append(CONTINUE)
         if replies:
             self.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Do what the last request asks for beside its response."""
         if self.flags & BUSY and self._upgrade is not None:
             self.hand_over(self._upgrade)
         elif self.flags & CLOSING:
@@ -171,8 +184,6 @@ class HttpConnection(TakenConnection):
 
     def _take(self, event: Event) -> bytes | None:
         """Take one event; return the response that it brings about."""
-        if type(event) is RequestHead:
-            return self._begin_request(event)
         if event is END:
             body, self._body = self._body, None
             return self._dispatch(bytes(body or b""))
@@ -253,7 +264,12 @@ class HttpConnection(TakenConnection):
                 return self.encode(head, Failed(Busy("too many calls of this event are at work")))
             self.submit(entry, body)
             return None
-        return self.encode(head, self._owner.copy_context().run(entry.call, self, body))
+        owner = self._owner
+        context = owner.fresh_context
+        reply = context.run(entry.call, self, body)
+        if context:
+            owner.fresh_context = owner.copy_context()
+        return self.encode(head, reply)
 
     def finish(self, result: Any) -> None:
         """Answer, then go on with what arrived meanwhile."""
@@ -294,6 +310,13 @@ class HttpConnection(TakenConnection):
         if not isinstance(reply, Failed):
             try:
                 status, body, headers, content_type = response_parts(reply)
+                if (
+                    not (headers or close)
+                    and status == 200
+                    and head.version == "1.1"
+                    and head.method != "HEAD"
+                ):
+                    return b"%b%d\r\n\r\n%b" % (owner.response_start(content_type), len(body), body)
                 return encode_response(
                     status,
                     body,
@@ -314,6 +337,10 @@ class HttpConnection(TakenConnection):
                     return None
                 else:
                     reply = Failed(error)
+        return self._encode_failure(head, reply, close=close)
+
+    def _encode_failure(self, head: RequestHead, reply: Failed, *, close: bool) -> bytes:
+        owner = self._owner
         if owner.endpoint.failure == "close" and not is_refusal(reply.error):
             self.flags |= CLOSING
             close = True

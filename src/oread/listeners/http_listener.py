@@ -26,8 +26,10 @@ from oread.messages import Address, Forwarded, Headers, HttpResponse
 from oread.protocols.access_log import AccessRecord
 from oread.protocols.forwarded import TrustedProxies
 from oread.protocols.http1_head import RequestHead
-from oread.protocols.http1_reply import http_date
+from oread.protocols.http1_reply import encode_start, http_date
 
+_KNOWN_PATHS = 1_024
+_KNOWN_TYPES = 64
 SERVED_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
 
@@ -61,6 +63,11 @@ class HttpListener(ConnectionListener):
         self._make = kind if runtime.access_log is None else logging_type(kind)
         self._date = b""
         self._date_ends = -math.inf
+        self._starts: dict[str | None, bytes] = {}
+        self._routes = runtime.registry.routes
+        self._table: object = None
+        self._gets: dict[str, tuple[Entry, Mapping[str, str]]] = {}
+        """Literal paths that were asked for since the registry has changed: finding one anew takes 0.4 us."""
         self._server = b"" if endpoint.server is None else b"\r\nServer: " + endpoint.server.encode("ascii")
         self.look_behind: Callable[[Address, Headers], Forwarded | None] | None = None
         if endpoint.trusted_proxies:
@@ -102,6 +109,17 @@ class HttpListener(ConnectionListener):
             NotFound, NotAllowed, BadRequest: no handler serves it.
             NotJson: one of its handlers takes JSON, and its body is not said to be that.
         """
+        if self._table is not self._routes.table:
+            self._table, self._gets = self._routes.table, {}
+        known = self._gets.get(head.path)
+        if known is not None and head.method == "GET":
+            return known
+        found = self._look_up(head)
+        if head.method == "GET" and not found[1] and len(self._gets) < _KNOWN_PATHS:
+            self._gets[head.path] = found
+        return found
+
+    def _look_up(self, head: RequestHead) -> tuple[Entry, Mapping[str, str]]:
         own = self._own.get(head.path)
         if own is not None:
             return own.entry_for_method(head.method), {}
@@ -134,7 +152,23 @@ class HttpListener(ConnectionListener):
             now = time.time()
             self._date = http_date(now) + self._server
             self._date_ends = self.reactor.now + 1.0 - now % 1.0
+            self._starts.clear()
         return self._date
+
+    def response_start(self, content_type: str | None) -> bytes:
+        """Return what a plain response of this second begins with; see `encode_start`.
+
+        Raises:
+            HandlerError: a content type that can't be sent.
+        """
+        if self.reactor.now >= self._date_ends:
+            self.date()
+        start = self._starts.get(content_type)
+        if start is None:
+            start = encode_start(content_type, self._date)
+            if len(self._starts) < _KNOWN_TYPES:
+                self._starts[content_type] = start
+        return start
 
     def evict(self) -> bool:
         """Close the connection that is idle for longest; False when none is idle.

@@ -55,6 +55,9 @@ class HttpOwner(Owner, Protocol):
     def date(self) -> bytes:
         """Return the value of the Date field."""
 
+    def response_start(self, content_type: str | None) -> bytes:
+        """Return what a plain response begins with, up to its length; raises HandlerError."""
+
     def log_access(self, record: AccessRecord) -> None:
         """Hand on a record, where an access log was asked for."""
 

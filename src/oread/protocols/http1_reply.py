@@ -115,6 +115,18 @@ def encode_response(
     )
 
 
+def encode_start(content_type: str | None, date: bytes) -> bytes:
+    """Return a 200 of HTTP/1.1 without fields of the handler's, up to its length.
+
+    What follows is the length, an empty line and the body; the connection goes on.
+
+    Raises:
+        HandlerError: a content type that cannot be sent.
+    """
+    start, date_end = _build_start(200, (), content_type, "")
+    return start + date + date_end + b"Content-Length: "
+
+
 def encode_stream_head(
     status: int,
     headers: Sequence[tuple[str, str]],

@@ -35,7 +35,7 @@ from oread.registry.registration import (
     Registration,
 )
 from oread.registry.subscription import Overflow, Subscription
-from oread.registry.tree import Mount, Node, Slot, Use
+from oread.registry.tree import Mount, Node, Routes, Slot, Use
 
 HandlerT = TypeVar("HandlerT", bound=Handler)
 
@@ -350,7 +350,12 @@ class Registry:
         Raises:
             BadRequest: the path can't be decoded.
         """
-        return self._node.state.compiled.exposed_table.find(path)
+        return self._node.routes.table.find(path)
+
+    @property
+    def routes(self) -> Routes:
+        """What always has the present table of exposed events."""
+        return self._node.routes
 
     def applications(self) -> list[Application]:
         """Return the ASGI applications that are mounted, each once, oldest first."""

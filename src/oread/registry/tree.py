@@ -226,10 +226,18 @@ class State:
     compiled: Compiled = attrs.field(factory=Compiled)
 
 
+@attrs.define(eq=False)
+class Routes:
+    """Always the present table of exposed events, for whoever looks into it at each message."""
+
+    table: Table[Entry] = attrs.field(factory=Table)
+
+
 @attrs.define(eq=False, weakref_slot=True)
 class Node:
     """One registry in the tree of mounts."""
 
+    routes: Routes = attrs.field(factory=Routes)
     state: State = attrs.field(factory=State)
     hooks: Hooks = attrs.field(factory=Hooks)
     slots: set[Slot] = attrs.field(factory=set)
@@ -257,6 +265,7 @@ class Node:
         slots = [found for node, state in staged.items() for found in node._check_slots(state.compiled)]
         for node, state in staged.items():
             node.state = state
+            node.routes.table = state.compiled.exposed_table
             for name, gate in state.gates.items():
                 event = state.model.events.get(name)
                 gate.resize((event.limit if event is not None else None) or NO_LIMIT)
