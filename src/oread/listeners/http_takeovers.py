@@ -21,11 +21,13 @@ from oread.protocols.http1_head import RequestHead
 class TakenConnection(FileConnection):
     """An HTTP connection as far as others go on with what it has begun."""
 
-    __slots__ = ("_opened", "_upgrade")
+    __slots__ = ("_aged", "_opened", "_upgrade")
 
     def __init__(self, owner: HttpOwner, sock: Socket) -> None:
         super().__init__(owner, sock)
         self._opened = self.received
+        self._aged = self._opened + owner.limits.age_seconds
+        """When it is so old that it ends after its next answer."""
         self._upgrade: Acceptance | None = None
 
     def begin_application(self, head: RequestHead, entry: Entry) -> None:
@@ -47,11 +49,7 @@ class TakenConnection(FileConnection):
 
     def ends_with(self, head: RequestHead) -> bool:
         """Tell whether the connection is to end with the response to a request."""
-        return (
-            bool(self.flags & (CLOSING | DRAINING))
-            or not head.keep_alive
-            or self.received - self._opened >= self._owner.limits.age_seconds
-        )
+        return bool(self.flags & (CLOSING | DRAINING)) or not head.keep_alive or self.received >= self._aged
 
     def hand_over(self, upgrade: Acceptance) -> None:
         """Let the WebSocket go on with the socket."""
