@@ -192,13 +192,14 @@ class Machines:
         family: int = socket.AF_INET,
         interface: str = "eth0",
         address: str | None = None,
+        port: int = 0,
     ) -> trio.socket.SocketType:
         """Open a client's socket on a machine."""
 
         def make() -> socket.socket:
             sock = open_sending_socket(family, interface=socket.if_nametoindex(interface))
             if family == socket.AF_INET:
-                sock.bind((address or (host.address if interface == "eth0" else "127.0.0.1"), 0))
+                sock.bind((address or (host.address if interface == "eth0" else "127.0.0.1"), port))
             return sock
 
         sock = await host.do(make)

@@ -98,12 +98,18 @@ async def test_storm_of_askers_is_answered_in_full(network: Network, machines: M
     assert counts(listener) == (200, 200, {})
 
 
-@pytest.mark.parametrize("ports", [(SERVED, SERVED), (SERVED, 7_008)])
+@pytest.mark.parametrize(
+    ("one", "other", "replies"),
+    [
+        pytest.param(SERVED, SERVED, 1, id="one port"),
+        # Nothing tells an echo on another port from a client but that it never stops.
+        pytest.param(SERVED, 7_008, 9, id="two ports"),
+    ],
+)
 async def test_two_echo_machines_fall_silent(
-    network: Network, machines: Machines, ports: tuple[int, int]
+    network: Network, machines: Machines, one: int, other: int, replies: int
 ) -> None:
-    """Guard 6: one datagram forged between two echo services gets at most one reply of each."""
-    one, other = ports
+    """Guard 6: a datagram forged between two echo services gets so many replies of each, and no more."""
     processes = [
         machines.start(host, "-m", "oread", "serve", f"udp://{host.address}:{port}/echo")
         for host, port in ((network.b, one), (network.c, other))
@@ -118,9 +124,18 @@ async def test_two_echo_machines_fall_silent(
     for _ in range(20):  # round trips, in which a loop would go on
         await ask(asking, b"after", network.b.address, one)
         await ask(asking, b"after", network.c.address, other)
-    assert (await network.b.do(count_received)) - seen[0] <= 20 + 1
-    assert (await network.c.do(count_received)) - seen[1] <= 20 + 2
+    assert (await network.b.do(count_received)) - seen[0] <= 20 + replies
+    assert (await network.c.do(count_received)) - seen[1] <= 20 + replies + 1
     assert [process.poll() for process in processes] == [None, None]
+
+
+async def test_client_at_a_fixed_port_may_repeat_itself(network: Network, machines: Machines) -> None:
+    """Guard 6: five times the same bytes, one at once after the other's answer, are all answered."""
+    listener = await machines.serve(network.b, f"udp://{network.b.address}:{SERVED}/echo")
+    peer = await machines.peer(network.a, port=5_000)
+    for _ in range(5):
+        assert await ask(peer, b"alive", network.b.address) == network.b.address
+    assert counts(listener) == (5, 5, {})
 
 
 def count_received() -> int:

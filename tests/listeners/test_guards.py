@@ -240,16 +240,51 @@ def test_seconds_of_a_search_request(request_: bytes, seconds: int | None) -> No
     assert read_mx(request_) == seconds
 
 
-def test_reply_that_comes_back_is_not_answered_again() -> None:
-    """Guard 6: a service's port that echoes our reply gets one, and its next after a second without."""
+@pytest.mark.parametrize("payloads", [(b"loop",), (b"one", b"other", b"third")])
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, 9), (0.0002, 9), (0.04, 9), (0.06, 513), (0.9, 513)])
+def test_two_echo_services_stop_answering_each_other(
+    payloads: tuple[bytes, ...], seconds: float, most: int
+) -> None:
+    """Guard 6: what goes round comes to an end, at any pace, and however many datagrams go round."""
+    one, other = make_guard(), make_guard()
+    going, now, replies = list(payloads), 0.0, 0
+    while going and replies < 10_000:
+        going = [each for each in going if not one.comes_back(("10.77.0.8", 7_008), each, each, now)]
+        replies += len(going)
+        now += seconds / 2
+        going = [each for each in going if not other.comes_back(("10.77.0.7", 7_007), each, each, now)]
+        now += seconds / 2
+    assert not going
+    assert replies <= len(payloads) * most
+
+
+def test_service_that_answers_echoes_alike_is_not_answered_for_ever() -> None:
+    """Guard 6: replies that differ, each echoed back, are a loop too."""
     guard = make_guard()
-    peer = ("10.77.0.9", 7_008)
-    assert not guard.comes_back(peer, b"forged", b"reply", 0.0)
-    assert guard.comes_back(peer, b"reply", b"reply", 0.5)
-    assert guard.comes_back(peer, b"reply", b"reply", 1.4)
-    assert not guard.comes_back(("10.77.0.9", 7_009), b"reply", b"reply", 1.4)
-    assert not guard.comes_back(peer, b"another", b"reply", 1.5)
-    assert not guard.comes_back(peer, b"reply", b"reply", 3.0)
+    request, replies = b"forged", 0
+    while not guard.comes_back(("10.77.0.9", 7_008), request, b"reply %d" % replies, 0.001 * replies):
+        request = b"reply %d" % replies
+        replies += 1
+        assert replies < 100
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.1, 500), (0.5, 500), (1.0, 2_000), (60.0, 2_000)])
+def test_heartbeat_from_a_fixed_port_is_answered(seconds: float, count: int) -> None:
+    """A client bound to a port of its own may send the same bytes again and again."""
+    guard = make_guard()
+    refused = [
+        number
+        for number in range(count)
+        if guard.comes_back(("10.77.0.9", 5_000), b"alive", b"alive", 0.001 + number * (seconds + 1e-6))
+    ]
+    assert refused == []
+
+
+def test_burst_from_a_fixed_port_is_answered() -> None:
+    """Nine times the same at once is no loop yet; one more is, and costs one answer."""
+    guard = make_guard()
+    asked = [guard.comes_back(("10.77.0.9", 5_000), b"x", b"x", 0.0) for _ in range(11)]
+    assert asked == [False] * 9 + [True, False]
 
 
 def test_client_may_ask_the_same_again() -> None:

@@ -50,7 +50,7 @@ REASONS: Mapping[str, str] = {
     "reply_off": "a group or broadcast is answered only with reply=unicast",
     "port_0": "its source port is 0, which asks for no reply (RFC 768)",
     "low_port": "its source port is below 1024 or 2049, where services listen; allow_low_ports=true answers",
-    "returned": "its payload is the reply just sent there, by a service; allow_low_ports=true answers",
+    "returned": "replies went round between it and a service at its port; allow_low_ports=true answers",
     "served_port": "its source port is one this process serves by UDP: the answer would be a request",
     "no_mx": "mx=true, and the request names no MX seconds: it asks for no answer",
     "closing": "its reply was still delayed when the listener was closed",
@@ -76,8 +76,14 @@ _V6_PREFIX_BYTES = 7
 """/24 and /56, as response rate limiting in name servers counts (CoreDNS rrl, NSD)."""
 _RETURN_SECONDS = 1.0
 """Within this a loop of two services has come round, on one link and on most others."""
+_QUICK_SECONDS = 0.05
+"""Within this it has come round between machines of one site; nobody repeats himself so often by hand."""
+_QUICK_RETURNS = 8
+"""Answered one after another; a burst, or a client that tries again, has fewer."""
+_RETURNS = 512
+"""Answered one after another at any pace: a minute of a heartbeat of eight a second."""
 _RETURNS_KEPT = 1_024
-"""Peers remembered at ports that are no client's."""
+"""Replies remembered to ports that are no client's."""
 _SOURCES_KEPT = 4_096
 """Verdicts remembered; one takes about 0.2 KiB, and finding it anew 5 to 9 µs."""
 
@@ -237,6 +243,16 @@ set on each other either. A fact about the process, and so the only state of a
 module; the lock is for services in several threads."""
 
 
+@attrs.frozen
+class _Round:
+    """A reply to a service's port, and how often its like has come back before."""
+
+    sent: float
+    returns: int
+    quick: int
+    """Of these, the last ones that came at the pace of machines."""
+
+
 @attrs.define
 class ReplyGuard:
     """Decide whether one reply may be sent.
@@ -253,8 +269,8 @@ class ReplyGuard:
     served_ports: AbstractSet[int]
     client_ports: range
     budget: ReplyBudget = attrs.field(init=False)
-    _sent: dict[tuple[str, int], tuple[int, float]] = attrs.field(init=False, factory=dict)
-    """The last reply to each peer at a service's port: its hash, and when."""
+    _sent: dict[tuple[str, int, int], _Round] = attrs.field(init=False, factory=dict)
+    """Of each peer at a service's port: the replies sent there, by their hashes."""
 
     def __attrs_post_init__(self) -> None:
         self.budget = ReplyBudget(self.limits)
@@ -267,21 +283,26 @@ class ReplyGuard:
     def comes_back(
         self, peer: tuple[str, int], request: bytes, reply: bytes | memoryview, now: float
     ) -> bool:
-        """Tell whether a request is what was just sent there; else note the reply.
+        """Tell whether replies go round between us and a service; else note this one.
 
-        Two services that echo, on different ports: neither port tells. Asked
-        only of ports that the system gives to no client, where one that sends
-        the same again within a second is not answered.
+        Two services that echo, on different ports: neither port tells, but each
+        request is the very reply that was sent there a moment ago. So is that of
+        a client that repeats itself, which is asked only at ports that the
+        system gives to no client, and answered unless it goes on and on. One
+        reply kept back ends a loop for good, and costs a client one.
         """
         if peer[1] in self.client_ports or self.allow_low_ports:
             return False
-        known, when = self._sent.get(peer, (None, 0.0))
-        if known == hash(request) and now - when <= _RETURN_SECONDS:
-            self._sent[peer] = (known, now)
+        returned = self._sent.pop((*peer, hash(request)), None)
+        returns, quick = 0, 0
+        if returned is not None and now - returned.sent <= _RETURN_SECONDS:
+            returns = returned.returns + 1
+            quick = returned.quick + 1 if now - returned.sent <= _QUICK_SECONDS else 0
+        if quick > _QUICK_RETURNS or returns > _RETURNS:
             return True
         if len(self._sent) >= _RETURNS_KEPT:
             self._sent.clear()
-        self._sent[peer] = (hash(bytes(reply)), now)
+        self._sent[*peer, hash(bytes(reply))] = _Round(now, returns, quick)
         return False
 
     def refuse(
