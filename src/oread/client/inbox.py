@@ -13,7 +13,7 @@ import trio
 from oread.client.mailbox import Mailbox
 from oread.messages import Datagram
 from oread.reactor import READABLE, open_poller
-from oread.sockets.datagrams import kernel_drops
+from oread.sockets.settings import kernel_drops
 
 MOST_AT_ONCE = 64
 """Datagrams of one batch, and refused ones in a row before other tasks get a turn."""

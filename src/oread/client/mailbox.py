@@ -23,8 +23,9 @@ from oread.client.sending import LIMIT_BYTES
 from oread.errors import TooLarge
 from oread.messages import Datagram, Peer
 from oread.sockets.batches import Sockaddr
-from oread.sockets.datagrams import ask_details, open_sending_socket, set_manner
+from oread.sockets.datagrams import open_sending_socket
 from oread.sockets.routes import CONTROL_BYTES, Route, find_destination, read_details, read_route
+from oread.sockets.settings import ask_details, set_manner
 
 DATAGRAM_BYTES = 65_535
 """What a datagram holds at most, and a little more."""

@@ -29,9 +29,10 @@ from oread.endpoints import JSONRPC, Endpoint
 from oread.errors import EndpointError, HandlerError, TimedOut, TooLarge
 from oread.messages import Datagram
 from oread.sockets.batches import Sockaddr
-from oread.sockets.datagrams import DatagramSocket, limits_of, open_datagram_sockets
+from oread.sockets.datagrams import DatagramSocket, open_datagram_sockets
 from oread.sockets.interfaces import Mode, is_address, parse_address
 from oread.sockets.routes import Route
+from oread.sockets.settings import limits_of
 
 T = TypeVar("T")
 

@@ -24,9 +24,9 @@ from oread.messages import Datagram, Peer
 from oread.reactor import Runner, Timer
 from oread.registry import Slot
 from oread.sockets.batches import Sockaddr
-from oread.sockets.datagrams import limits_of
 from oread.sockets.interfaces import Interfaces, read_client_ports, read_interfaces
 from oread.sockets.routes import Ancillary, Route, read_details
+from oread.sockets.settings import limits_of
 
 
 class Exchanges:

@@ -5,25 +5,14 @@ broadcast address hears that address and nothing else, so it can be shared
 without a way to steal unicast. Where that is not so (macOS) it is bound to
 the wildcard and the listener filters by destination.
 
-Set on every socket, with the reason:
-
-* IP_MULTICAST_ALL=0: Linux's default delivers groups that *other* processes
-  joined to any socket on the port.
-* SO_BROADCAST=0: receiving does not need it, and an answer to a forged
-  broadcast source then fails with EACCES in the kernel.
-* IP_RECVERR=0, also where a socket handed in has it on: one peer's ICMP error
-  would surface as the failure of a send to another (libuv #4447), and what is
-  not fetched from the error queue keeps the socket ready for ever.
-* SO_REUSEADDR only on group-bound sockets: on unicast it lets any other user
-  bind the port and take its datagrams.
-* Groups and broadcast: TTL 1 if no other is asked for, so that an answer to a
-  forged far-away source ends on this link.
+SO_REUSEADDR is set on group-bound sockets only: on unicast it lets any other
+user bind the port and take its datagrams.
 
 A group on more interfaces than one socket can join (20) has further sockets,
 bound alike. Not here: reading loops, guards and handlers
 (`oread.listeners.datagrams`); what follows when interfaces come and go
 (`oread.sockets.following`); how several datagrams are read at once
-(`oread.sockets.batches`).
+(`oread.sockets.batches`); what is set on a socket (`oread.sockets.settings`).
 """
 
 from __future__ import annotations
@@ -40,20 +29,22 @@ import attrs
 
 from oread.endpoints import Endpoint
 from oread.errors import EndpointError
-from oread.limits import DatagramLimits
 from oread.sockets import options
 from oread.sockets.interfaces import Mode, parse_address, read_interfaces
 from oread.sockets.memberships import join
 from oread.sockets.plans import Plan, plan_sockets
 from oread.sockets.routes import Route
+from oread.sockets.settings import (
+    ask_details,
+    granted_bytes,
+    kernel_drops,
+    limits_of,
+    set_manner,
+    set_options,
+)
 
 _PORT_TRIES = 16
 """Tries to find one free port on several addresses before EADDRINUSE is raised."""
-_GROUP_HOPS = 1
-"""RFC 1112 6.1: the default reach of a multicast datagram, here of its answers too."""
-_ECN_BITS = 2
-"""The low bits of the field are not of the service class (RFC 3168 5)."""
-_MEMORY_INFO = struct.Struct("=9I")
 _FULL = (errno.ENOBUFS, errno.ENOMEM)
 """A socket holds 20 memberships on Linux (net.ipv4.igmp_max_memberships)."""
 
@@ -102,42 +93,6 @@ class DatagramSocket:
         ask_details(self.sock)
 
 
-def kernel_drops(sock: socket.socket) -> int:
-    """Return what the kernel dropped at a socket: its receive buffer was full."""
-    if options.SO_MEMINFO == options.ABSENT or not isinstance(sock, socket.socket):
-        return 0
-    # sock_diag(7): the ninth number, SK_MEMINFO_DROPS.
-    numbers = sock.getsockopt(socket.SOL_SOCKET, options.SO_MEMINFO, _MEMORY_INFO.size)
-    drops: int = _MEMORY_INFO.unpack(numbers)[8]
-    return drops
-
-
-def ask_details(sock: socket.socket) -> None:
-    """Have the kernel tell destination, TTL, fragments and time of each datagram."""
-    _ask_destination(sock)
-    if sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVTTL, 1)
-        if options.IP_RECVFRAGSIZE != options.ABSENT:
-            sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVFRAGSIZE, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVHOPLIMIT, 1)
-        if options.IPV6_RECVFRAGSIZE != options.ABSENT:
-            sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVFRAGSIZE, 1)
-    if options.SO_TIMESTAMPNS != options.ABSENT:
-        sock.setsockopt(socket.SOL_SOCKET, options.SO_TIMESTAMPNS, 1)
-
-
-def limits_of(endpoint: Endpoint) -> DatagramLimits:
-    """Return the limits of a UDP endpoint.
-
-    Raises:
-        EndpointError: it is an endpoint of another scheme.
-    """
-    if not isinstance(endpoint.limits, DatagramLimits):
-        raise EndpointError(f"{endpoint}: not a udp endpoint")
-    return endpoint.limits
-
-
 def open_datagram_sockets(endpoint: Endpoint) -> list[DatagramSocket]:
     """Open every socket of a UDP endpoint, or none of them.
 
@@ -179,7 +134,7 @@ def adopt_datagram_socket(sock: socket.socket, endpoint: Endpoint) -> DatagramSo
         raise EndpointError(f"{endpoint}: the socket handed in is not bound")
     mode = read_interfaces().mode(parse_address(host))
     sock.setblocking(False)
-    _set_options(sock, endpoint, mode, host)
+    set_options(sock, endpoint, mode, host)
     return attrs.evolve(_finish(sock, mode, str(parse_address(host)), None), adopted=True)
 
 
@@ -223,23 +178,6 @@ def open_sending_socket(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface)
         cleanup.pop_all()
         return sock
-
-
-def set_manner(sock: socket.socket, *, hops: int | None, loop: bool, dscp: int) -> None:
-    """Set how a socket sends; the arguments are those of `open_sending_socket`."""
-    group_hops = _GROUP_HOPS if hops is None else hops
-    if sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, group_hops)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, int(loop))
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
-        if hops is not None:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
-    else:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, group_hops)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loop))
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
-        if hops is not None:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
 
 
 def _open_all(endpoint: Endpoint, plans: list[Plan]) -> list[DatagramSocket]:
@@ -330,7 +268,7 @@ def _open(endpoint: Endpoint, plan: Plan, port: int, *, beside: bool = False) ->
     with contextlib.ExitStack() as cleanup:
         sock = cleanup.enter_context(socket.socket(plan.family, socket.SOCK_DGRAM, socket.IPPROTO_UDP))
         sock.setblocking(False)
-        _set_options(sock, endpoint, plan.mode, plan.host)
+        set_options(sock, endpoint, plan.mode, plan.host)
         if plan.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _set_sharing(sock, endpoint, plan.mode, beside=beside)
@@ -357,32 +295,6 @@ def _set_sharing(sock: socket.socket, endpoint: Endpoint, mode: Mode, *, beside:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def _set_options(sock: socket.socket, endpoint: Endpoint, mode: Mode, host: str) -> None:
-    """Set what an endpoint's socket needs, if possible before it is bound."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits_of(endpoint).receive_buffer_bytes)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-    if sock.family == socket.AF_INET6 and options.LINUX:
-        sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_MULTICAST_ALL, 0)
-        sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVERR, 0)
-    elif options.LINUX:
-        sock.setsockopt(socket.IPPROTO_IP, options.IP_MULTICAST_ALL, 0)
-        sock.setsockopt(socket.IPPROTO_IP, options.IP_RECVERR, 0)
-    if mode != "unicast" or parse_address(host).is_unspecified:
-        # Asked only once it is bound, the first datagrams would come without.
-        _ask_destination(sock)
-    hops = endpoint.ttl or (_GROUP_HOPS if mode != "unicast" else None)
-    if hops is not None and sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
-    elif hops is not None:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
-    if endpoint.dscp is not None and sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, endpoint.dscp << _ECN_BITS)
-    elif endpoint.dscp is not None:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, endpoint.dscp << _ECN_BITS)
-
-
 def _finish(
     sock: socket.socket, mode: Mode, host: str, accepted: AbstractSet[int] | tuple[int, ...] | None
 ) -> DatagramSocket:
@@ -394,18 +306,5 @@ def _finish(
         port=bound[1],
         wildcard=parse_address(bound[0]).is_unspecified,
         accepted=None if accepted is None else set(accepted),
-        receive_buffer_bytes=_granted_bytes(sock),
+        receive_buffer_bytes=granted_bytes(sock),
     )
-
-
-def _ask_destination(sock: socket.socket) -> None:
-    if sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, options.IP_PKTINFO, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IPV6, options.IPV6_RECVPKTINFO, 1)
-
-
-def _granted_bytes(sock: socket.socket) -> int:
-    """Return the receive buffer in the unit it was asked for (socket(7))."""
-    granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-    return granted // 2 if options.LINUX else granted
