@@ -6,6 +6,7 @@ show. Each test's side runs in a thread that has entered its machine.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -260,6 +261,45 @@ def test_an_interface_made_anew_is_found_by_the_next_send(pair: Pair) -> None:
     make_link([pair.a, pair.b], "eth2", "10.79.0")
     found = pair.a.enter(trio.run, send)
     assert found[-1] == "sent"
+
+
+@pytest.mark.parametrize(
+    "url", [f"udp://{GROUP}:{PORT}?interface=eth3", f"udp://{GROUP}:{PORT}", f"udp://[{GROUP6}]:{PORT}"]
+)
+def test_a_listener_joins_again_when_its_interface_is_recreated(pair: Pair, url: str) -> None:
+    """Guard 18 of the calling side: what is sent after delete and recreate is heard."""
+    made = ["first"]
+    done = threading.Event()
+
+    async def send() -> None:
+        async with oread.open_datagram(url) as datagrams:
+            while not done.is_set():
+                with contextlib.suppress(OSError):  # the link is away, or has no address yet
+                    await datagrams.send(made[-1], interface="eth3")
+                await trio.sleep(0.01)
+
+    async def hear(ready: Callable[[], None]) -> list[str | None]:
+        found = []
+        async with oread.open_datagram(url, listen=True) as datagrams:
+            ready()
+            try:
+                for name in ("first", "second", "third"):
+                    if name != "first":
+                        run_ip("-n", pair.a.namespace, "link", "del", "eth3")
+                        make_link([pair.a, pair.b], "eth3", "10.80.0")
+                        made.append(name)
+                    while (message := await datagrams.receive()).data != name.encode():
+                        pass
+                    found.append(message.interface)
+            finally:
+                done.set()
+        return found
+
+    make_link([pair.a, pair.b], "eth3", "10.80.0")
+    try:
+        assert both(pair, send, hear)[1] == ["eth3"] * 3
+    finally:
+        run_ip("-n", pair.a.namespace, "link", "del", "eth3")
 
 
 def test_ping_tells_every_responder_of_a_group(pair: Pair) -> None:

@@ -353,6 +353,13 @@ async def test_leaving_and_cancelling_close_everything(registry: oread.Registry)
         assert len(os.listdir("/proc/self/fd")) == before
 
 
+async def test_an_error_of_a_listening_block_stays_as_it_is() -> None:
+    """The task that follows the interfaces is nothing that the caller has to know of."""
+    with pytest.raises(ZeroDivisionError):
+        async with oread.open_datagram(SHARED[0], listen=True):
+            raise ZeroDivisionError
+
+
 async def test_a_receiver_is_told_when_the_block_is_left() -> None:
     """Another task's receive ends with an error, not never."""
     ended = []

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from oread.client.calls import RESPONDERS, call_datagram, call_http, call_stream
 from oread.client.client import Client, ItemStream, connect, connect_by
-from oread.client.open_datagram import DatagramCounters, Datagrams, Received, open_datagram
+from oread.client.open_datagram import Datagrams, open_datagram
 from oread.client.sending import LIMIT_BYTES
 from oread.client.target import Target, parse_target
+from oread.client.values import DatagramCounters, Received
 from oread.client.websocket import call_websocket
 
 __all__ = [

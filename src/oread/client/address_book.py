@@ -29,16 +29,17 @@ class Way(TypedDict, total=False):
 
 
 class AddressBook:
-    """Destinations by what was said of them.
+    """Destinations by what was said of them, for as long as the interfaces stay the same.
 
     Args:
         surroundings: the interfaces there are.
     """
 
-    __slots__ = ("_known", "_surroundings")
+    __slots__ = ("_interfaces", "_known", "_surroundings")
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
+        self._interfaces = surroundings.now
         self._known: dict[object, Destination] = {}
 
     async def find(self, way: Way, endpoint: Endpoint, *, speaks: bool) -> Destination:
@@ -69,6 +70,9 @@ class AddressBook:
             interface = endpoint.interface if interface is None else interface
         if not isinstance(address, tuple):
             raise TypeError(f"to={address!r}: a datagram goes to a host and a port")
+        if self._interfaces is not self._surroundings.now:
+            self._interfaces = self._surroundings.now
+            self._known.clear()
         key = (*address, interface, source)
         found = self._known.get(key)
         if found is None:
@@ -84,6 +88,5 @@ class AddressBook:
         try:
             yield
         except OSError:
-            self._known.clear()
             self._surroundings.read_again()
             raise

@@ -42,6 +42,16 @@ class Inbox:
         self._mailboxes[mailbox.sock.fileno()] = mailbox
         self._poller.add(mailbox.sock.fileno(), READABLE)
 
+    def drop(self, mailbox: Mailbox) -> None:
+        """Close one, and receive from it no more; what waits there is lost."""
+        fd = mailbox.sock.fileno()
+        self._dropped += kernel_drops(mailbox.sock)
+        del self._mailboxes[fd]
+        if mailbox in self._ready:
+            self._ready.remove(mailbox)
+        self._poller.remove(fd)
+        mailbox.close()
+
     async def receive(self, most: int) -> list[Datagram]:
         """Wait for a message; return all that are here, at most so many.
 

@@ -4,17 +4,17 @@ Requests have a socket each, so that an answer, a late one too, is never taken
 for that of another, nor for a message.
 
 Not here: handlers (`oread.serve`), guards for replies (listeners), trying
-again, and following interfaces that are made anew (the caller).
+again (the caller), and what becomes of what is heard when interfaces come and
+go (`oread.client.listening`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, Generic, Self, TypeVar, Unpack, overload
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import attrs
 import trio
@@ -23,54 +23,18 @@ from oread.client.address_book import AddressBook, Way
 from oread.client.calls import RESPONDERS
 from oread.client.destinations import Destination, Surroundings, find_destination
 from oread.client.inbox import MOST_AT_ONCE, Inbox
+from oread.client.listening import Listening, telling_interfaces
 from oread.client.mailbox import MOST_BYTES, Mailbox, Manner, ask_all, ask_one, open_mailbox_to
 from oread.client.payloads import make_reader, write_payload
+from oread.client.values import DatagramCounters, Received, Values, counting_unreadable
 from oread.endpoints import JSONRPC, Endpoint
-from oread.errors import EndpointError, HandlerError, TimedOut, TooLarge
+from oread.errors import EndpointError, TimedOut, TooLarge
 from oread.messages import Datagram
-from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import DatagramSocket, open_datagram_sockets
-from oread.sockets.interfaces import Mode, is_address, parse_address
-from oread.sockets.routes import Route
+from oread.sockets.interfaces import Mode, is_address
 from oread.sockets.settings import limits_of
 
 T = TypeVar("T")
-
-
-@attrs.frozen(kw_only=True)
-class Received(Generic[T]):
-    """A message, and what its payload says."""
-
-    value: T
-    message: Datagram
-
-
-@attrs.frozen(kw_only=True)
-class DatagramCounters:
-    """A snapshot of what was sent, received and dropped."""
-
-    sent: int
-    received: int
-    refused: Mapping[str, int]
-    """What was not passed on, by reason."""
-
-
-class Values(Generic[T]):
-    """The payloads of what is received; made by `Datagrams.values`."""
-
-    def __init__(self, datagrams: Datagrams, read: Callable[[bytes], T]) -> None:
-        self._datagrams = datagrams
-        self._read = read
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Received[T]:
-        """Wait for the next message of the type; raises as `Datagrams.receive`."""
-        while True:
-            message = await self._datagrams.receive()
-            with self._datagrams._counting_unreadable():
-                return Received(value=self._read(message.data), message=message)
 
 
 class Datagrams:
@@ -227,7 +191,7 @@ class Datagrams:
 
         def take(message: Datagram) -> None:
             self._received += 1
-            with self._counting_unreadable():
+            with counting_unreadable(self._refused):
                 found.append(Received(value=read(message.data), message=message))
 
         with trio.move_on_after(deadline):
@@ -314,51 +278,38 @@ class Datagrams:
             TypeError: no JSON can be decoded into this type.
         """
         wanted: Any = kind
-        return Values(self, make_reader(wanted))
-
-    @contextlib.contextmanager
-    def _counting_unreadable(self) -> Iterator[None]:
-        try:
-            yield
-        except HandlerError:
-            self._refused["unreadable"] += 1
+        return Values(self.receive, make_reader(wanted), self._refused)
 
     # opening and closing
 
-    async def _open(self, *, listen: bool) -> None:
+    async def _open(self, *, listen: bool) -> Listening | None:
         """Look up where the endpoint is; bind it, and join, if it is to listen."""
+        listening = None
         if listen and is_address(self._endpoint.host):
-            self._listen(open_datagram_sockets(self._endpoint))
+            listening = self._listen(open_datagram_sockets(self._endpoint))
         elif listen:  # a name is looked up: in a thread, not to be abandoned, so that nothing opened is lost
-            self._listen(await trio.to_thread.run_sync(open_datagram_sockets, self._endpoint))
+            listening = self._listen(await trio.to_thread.run_sync(open_datagram_sockets, self._endpoint))
         if self._speaks:
             found = await find_destination(self._endpoint, self._surroundings)
             self._mode = found.mode
+        return listening
 
-    def _listen(self, opened: list[DatagramSocket]) -> None:
+    def _listen(self, opened: list[DatagramSocket]) -> Listening:
         """Take bound sockets over; those of unicast addresses also send."""
         self._endpoint = attrs.evolve(self._endpoint, port=opened[0].port)
-        with contextlib.ExitStack() as unkept:
-            for each in opened:
-                unkept.callback(each.sock.close)
-            for each in opened:
-                if each.mode == "unicast":
-                    self._manner.set_on(each.sock)
-                mailbox = self._keep(each.sock)
-                mailbox.accepts = functools.partial(self._refuse, each)
-                if each.mode == "unicast":
-                    self._senders.setdefault(each.sock.family, mailbox)
-                    self._speaks = False
-            unkept.pop_all()
-
-    def _refuse(self, opened: DatagramSocket, route: Route, peer: Sockaddr) -> str | None:
-        """Return why a bound socket is not to hear a datagram, or None."""
-        if opened.asks_destination and not opened.accepts(route):
-            return "other_destination"
-        if opened.mode == "unicast" or self._endpoint.receive_own:
-            return None
-        own = any(peer[1] == sender.port for sender in self._senders.values())
-        return "own" if own and parse_address(peer[0]) in self._surroundings.now.own else None
+        listening = Listening(
+            self._endpoint,
+            opened,
+            surroundings=self._surroundings,
+            senders=self._senders,
+            keep=self._keep,
+            drop=self._inbox.drop,
+        )
+        for family, mailbox in listening.unicast.items():
+            self._manner.set_on(mailbox.sock)
+            self._senders[family] = mailbox
+            self._speaks = False
+        return listening
 
     def _keep(self, sock: socket.socket) -> Mailbox:
         mailbox = Mailbox(
@@ -390,7 +341,8 @@ async def open_datagram(
     Datagrams go to the URL's address: one machine, a group, or a broadcast.
     Answers to them are received; with `listen` also what others send to that
     address: a group is joined, a broadcast heard, an address of this machine
-    bound, and answers leave from it.
+    bound, and answers leave from it. A group is joined again when its
+    interface is made anew, and where none is named also on those that come.
 
     Args:
         url: `udp`. `interface=` says where a group or broadcast is; with
@@ -407,7 +359,8 @@ async def open_datagram(
         ValueError: hops or dscp are out of range.
         OSError: no such name or interface, or the address can't be bound.
 
-    Cancellation: closes everything at once.
+    Cancellation: closes everything at once. With `listen` the block may have a
+    task that follows the interfaces; an error of the block stays as it is.
     """
     endpoint = Endpoint.parse(url, calling=True) if isinstance(url, str) else url
     if endpoint.scheme != "udp" or endpoint.framing == JSONRPC:
@@ -418,11 +371,12 @@ async def open_datagram(
         dscp=(endpoint.dscp or 0) if dscp is None else dscp,
     )
     datagrams = Datagrams(endpoint, manner)
-    try:
-        await datagrams._open(listen=listen)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(datagrams._close)
+        listening = await datagrams._open(listen=listen)
+        if listening is not None and listening.follows:
+            await stack.enter_async_context(telling_interfaces(listening))
         yield datagrams
-    finally:
-        datagrams._close()
 
 
 def _encode(payload: Any) -> bytes:
