@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import socket
 import ssl
 import sys
@@ -254,7 +255,8 @@ async def _open_listeners(
             listener = _listen(runtime, endpoint, [item.socket])
         else:
             endpoint = _parse(item)
-            open_sockets = open_datagram_sockets if endpoint.scheme == "udp" else open_stream_sockets
+            open_datagrams = functools.partial(open_datagram_sockets, beside=runtime.datagram_sockets)
+            open_sockets = open_datagrams if endpoint.scheme == "udp" else open_stream_sockets
             try:
                 if endpoint.scheme == "unix" or is_address(endpoint.host):
                     await trio.lowlevel.checkpoint()

@@ -344,6 +344,15 @@ def test_a_port_in_use_leaves_nothing_bound(run: Callable[..., Any], tmp_path: P
     assert not path.exists()
 
 
+def test_a_udp_port_in_use_is_explained(run: Callable[..., Any]) -> None:
+    """Who may share one is said: a wildcard and a group of two programs may not."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", 0))
+        result = run("serve", f"udp://239.255.70.7:{taken.getsockname()[1]}/echo?interface=lo")
+    assert result.returncode == 2
+    assert "0.0.0.0 shares it with groups of the same service only" in result.stderr.decode()
+
+
 def test_a_port_that_needs_privileges_is_named() -> None:
     """Permission denied says what to do about it."""
     setting = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")

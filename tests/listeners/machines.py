@@ -178,7 +178,9 @@ class Machines:
         runtime = attrs.evolve(self.runtime, watch=WatchThere(self.runtime.reactor, host))
 
         def make() -> DatagramListener:
-            return DatagramListener(runtime, endpoint, open_datagram_sockets(endpoint))
+            return DatagramListener(
+                runtime, endpoint, open_datagram_sockets(endpoint, runtime.datagram_sockets)
+            )
 
         listener: DatagramListener = await host.do(make)
         self.stack.callback(listener.abort)

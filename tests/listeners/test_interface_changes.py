@@ -113,6 +113,30 @@ async def test_ipv6_group_is_joined_again(
     assert listener.statistics().messages > before
 
 
+@pytest.mark.parametrize(
+    ("wildcard", "group", "address"),
+    [("0.0.0.0", GROUP, "10.78.0.2"), pytest.param("[::]", f"[{GROUP6}]", None, marks=needs_ipv6)],
+)
+@pytest.mark.parametrize("first", ["wildcard", "group"])
+async def test_wildcard_and_group_share_a_port(
+    pair: Pair, machines: Machines, wildcard: str, group: str, address: str | None, first: str
+) -> None:
+    """One service hears each by itself, in any order of opening, and after its link was made anew."""
+    urls = [f"udp://{wildcard}:{SERVED}/echo", f"udp://{group}:{SERVED}/echo?{NO_DELAY}"]
+    for url in urls if first == "wildcard" else reversed(urls):
+        await machines.serve(pair.far, url)
+    family = socket.AF_INET if address else socket.AF_INET6
+    for again in (False, True):
+        if again:
+            pair.unlink(0)
+            pair.link(0)
+        peer = await machines.peer(pair.near, family=family)
+        host = await ask_until_answered(peer, group.strip("[]"))
+        assert host == (address or host)
+        if address:
+            assert await ask_until_answered(peer, address) == address
+
+
 async def test_link_going_down_and_up_is_survived(pair: Pair, machines: Machines) -> None:
     """Guard 18: a membership outlives its link being set down."""
     await machines.serve(pair.far, f"udp://{GROUP}:{SERVED}/echo?{NO_DELAY}")

@@ -142,6 +142,33 @@ def test_nobody_else_can_bind_a_unicast_port(open_url: Opener) -> None:
             assert caught.value.errno == errno.EADDRINUSE
 
 
+@linux_only
+@pytest.mark.parametrize("hosts", [("0.0.0.0", GROUP), (GROUP, "0.0.0.0"), ("0.0.0.0", "127.255.255.255")])
+def test_wildcard_and_group_of_one_service_share_a_port(open_url: Opener, hosts: tuple[str, str]) -> None:
+    """Each is let in by the other, in any order, and nobody else is afterwards."""
+    one, other = hosts
+    (first,) = open_url(f"udp://{one}:0/echo")
+    with pytest.raises(OSError, match="in use"):
+        open_url(f"udp://{other}:{first.port}/echo")
+    (second,) = open_datagram_sockets(Endpoint.parse(f"udp://{other}:{first.port}/echo"), [first])
+    with second.sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            thief.setsockopt(socket.SOL_SOCKET, option, 1)
+            for host in ("0.0.0.0", "127.0.0.1", *hosts):
+                with pytest.raises(OSError, match="in use"):
+                    thief.bind((host, first.port))
+
+
+@linux_only
+def test_who_would_take_from_the_other_is_not_let_in(open_url: Opener) -> None:
+    """An address of this machine beside the wildcard, or one address twice, is still refused."""
+    (first,) = open_url("udp://0.0.0.0:0/echo")
+    for host in ("0.0.0.0", "127.0.0.1"):
+        with pytest.raises(OSError, match="in use"):
+            open_datagram_sockets(Endpoint.parse(f"udp://{host}:{first.port}/echo"), [first])
+    assert first.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+
+
 def test_port_in_use_is_an_os_error_and_leaves_nothing_open(
     open_url: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,10 @@ class PeerError(CommandError):
 
 def explain_listening(error: OSError) -> CommandError:
     """Say why an endpoint can't be bound."""
-    return CommandError(f"{error.filename}: {_words(error)}", _advice(error, _LISTENING))
+    advice = _advice(error, _LISTENING)
+    if error.errno == errno.EADDRINUSE and str(error.filename).startswith("udp:"):
+        advice += "; 0.0.0.0 shares it with groups of the same service only, a group with all by ?shared=true"
+    return CommandError(f"{error.filename}: {_words(error)}", advice)
 
 
 def explain_dialling(url: str, error: OSError) -> CommandError:

@@ -72,9 +72,14 @@ class DatagramListener:
         self._refusal = ""
 
     def _make_receiver(self, opened: DatagramSocket) -> Receiver:
+        self._exchanges.runtime.datagram_sockets.add(opened)
         if self._numbers is None:
             return Receiver(self._exchanges, opened)
         return NumberedReceiver(self._exchanges, opened, self._numbers)
+
+    def _close(self, receiver: Receiver) -> None:
+        self._exchanges.runtime.datagram_sockets.discard(receiver.socket)
+        receiver.close()
 
     def start(self) -> None:
         """Begin to serve."""
@@ -89,9 +94,10 @@ class DatagramListener:
         """Judge by these interfaces, and be joined where they are; False is not yet all."""
         self._exchanges.follow(interfaces)
         sockets = [receiver.socket for receiver in self._receivers]
-        changes = follow_interfaces(self.endpoint, self._groups, sockets, interfaces, gone)
+        beside = self._exchanges.runtime.datagram_sockets
+        changes = follow_interfaces(self.endpoint, self._groups, sockets, interfaces, gone, beside)
         for receiver in [each for each in self._receivers if each.socket in changes.closing]:
-            receiver.close()
+            self._close(receiver)
             self._receivers.remove(receiver)
             self._before.update(_counts(receiver))
         for receiver in self._receivers:
@@ -131,7 +137,7 @@ class DatagramListener:
         if self._started:
             SERVED_PORTS.remove(self.endpoint.port)
         for receiver in self._receivers:
-            receiver.close()
+            self._close(receiver)
         self._exchanges.runtime.registry.detach(self._exchanges.slot)
         self.drained.set()
 

@@ -23,6 +23,7 @@ from oread.protocols.access_log import AccessRecord
 from oread.protocols.sequence import SequenceStatistics
 from oread.reactor import Reactor, RunnerPool
 from oread.registry import Failure, Registry
+from oread.sockets.datagrams import DatagramSocket
 from oread.sockets.vectors import BatchMemory
 
 LOGS_PER_SECOND = 10
@@ -121,6 +122,8 @@ class Runtime:
     """Is given a record of every HTTP request."""
     applications: Applications = attrs.field(factory=Applications)
     """The ASGI applications that have begun."""
+    datagram_sockets: set[DatagramSocket] = attrs.field(factory=set)
+    """The open ones of all UDP endpoints, which may let each other in at a port."""
     random: random.Random = attrs.field(factory=random.Random)
     log: logging.Logger = log
     _batch_memory: BatchMemory | None = None

@@ -9,7 +9,9 @@ SO_REUSEADDR is set on group-bound sockets only: on unicast it lets any other
 user bind the port and take its datagrams.
 
 A group on more interfaces than one socket can join (20) has further sockets,
-bound alike. Not here: reading loops, guards and handlers
+bound alike. Linux refuses a wildcard and a group on one port, though neither
+hears what is for the other: sockets of one service let each other in for the
+moment of binding, which opens the port to nobody else. Not here: reading loops, guards and handlers
 (`oread.listeners.datagrams`); what follows when interfaces come and go
 (`oread.sockets.following`); how several datagrams are read at once
 (`oread.sockets.batches`); what is set on a socket (`oread.sockets.settings`).
@@ -21,6 +23,7 @@ import contextlib
 import errno
 import socket
 import struct
+from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from ipaddress import IPv4Address
 from typing import Any
@@ -93,11 +96,17 @@ class DatagramSocket:
         ask_details(self.sock)
 
 
-def open_datagram_sockets(endpoint: Endpoint) -> list[DatagramSocket]:
+def open_datagram_sockets(
+    endpoint: Endpoint, beside: Collection[DatagramSocket] = ()
+) -> list[DatagramSocket]:
     """Open every socket of a UDP endpoint, or none of them.
 
     A host name is looked up in the system's resolver, which may block: look
     it up before (or call this in a thread) where that matters.
+
+    Args:
+        endpoint: with port 0 the kernel picks one.
+        beside: those of the same service, whose ports a group, or the wildcard, may have too.
 
     Returns:
         At least one socket, all on one port; the caller closes them.
@@ -111,7 +120,7 @@ def open_datagram_sockets(endpoint: Endpoint) -> list[DatagramSocket]:
     plans = plan_sockets(endpoint, interfaces)
     for tries_left in reversed(range(_PORT_TRIES)):
         try:
-            return _open_all(endpoint, plans)
+            return _open_all(endpoint, plans, beside)
         except OSError as error:
             # Port 0 took one that another of the addresses has no longer free.
             if error.errno != errno.EADDRINUSE or endpoint.port or len(plans) == 1 or not tries_left:
@@ -180,15 +189,17 @@ def open_sending_socket(
         return sock
 
 
-def _open_all(endpoint: Endpoint, plans: list[Plan]) -> list[DatagramSocket]:
+def _open_all(
+    endpoint: Endpoint, plans: list[Plan], beside: Collection[DatagramSocket]
+) -> list[DatagramSocket]:
     opened: list[DatagramSocket] = []
     port = endpoint.port
     with contextlib.ExitStack() as cleanup:
         for plan in plans:
-            same = [_open(endpoint, plan, port)]
+            same = [_open(endpoint, plan, port, _neighbours(plan, port, beside))]
             cleanup.callback(same[0].sock.close)
             for index in plan.indexes or () if plan.mode == "multicast" else ():
-                further = join_group(endpoint, same, index)
+                further = join_group(endpoint, same, index, beside)
                 if further is not None:
                     cleanup.callback(further.sock.close)
                     same.append(further)
@@ -198,13 +209,16 @@ def _open_all(endpoint: Endpoint, plans: list[Plan]) -> list[DatagramSocket]:
     return opened
 
 
-def join_group(endpoint: Endpoint, same: list[DatagramSocket], index: int) -> DatagramSocket | None:
+def join_group(
+    endpoint: Endpoint, same: list[DatagramSocket], index: int, beside: Collection[DatagramSocket]
+) -> DatagramSocket | None:
     """Join a group on one more interface.
 
     Args:
         endpoint: whose group it is.
         same: its sockets, of which one may have room.
         index: of the interface.
+        beside: as for `open_datagram_sockets`.
 
     Returns:
         A further socket, joined, when these are full; the caller closes it.
@@ -223,37 +237,34 @@ def join_group(endpoint: Endpoint, same: list[DatagramSocket], index: int) -> Da
                 raise
         each.accepted.add(index)
         return None
-    return _open_beside(endpoint, same[0], index)
+    return _open_further(endpoint, same[0], index, beside)
 
 
-def open_link(endpoint: Endpoint, host: str, index: int, port: int) -> DatagramSocket:
+def open_link(
+    endpoint: Endpoint, host: str, index: int, port: int, beside: Collection[DatagramSocket]
+) -> DatagramSocket:
     """Open the socket of a link-scoped group on one link, joined; the caller closes it.
 
     Raises:
         OSError: as the system said it.
     """
     plan = Plan(family=socket.AF_INET6, mode="multicast", host=host, scope=index, indexes=(index,))
-    opened = _open(endpoint, plan, port)
+    opened = _open(endpoint, plan, port, _neighbours(plan, port, beside))
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(opened.sock.close)
-        join_group(endpoint, [opened], index)
+        join_group(endpoint, [opened], index, beside)
         cleanup.pop_all()
     return opened
 
 
-def _open_beside(endpoint: Endpoint, first: DatagramSocket, index: int) -> DatagramSocket:
-    """Open another socket on a group's address, joined on one interface.
-
-    SO_REUSEPORT is set for as long as that takes: later no other process can
-    come beside them.
-    """
+def _open_further(
+    endpoint: Endpoint, first: DatagramSocket, index: int, beside: Collection[DatagramSocket]
+) -> DatagramSocket:
+    """Open another socket on a group's address, joined on one interface."""
     plan = Plan(
         family=first.sock.family, mode=first.mode, host=first.host, scope=first.scope, indexes=(index,)
     )
-    first.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(first.sock.setsockopt, socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
-        opened = _open(endpoint, plan, first.port, beside=True)
+    opened = _open(endpoint, plan, first.port, [first, *_neighbours(plan, first.port, beside)])
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(opened.sock.close)
         join(opened.sock, opened.host, index, endpoint.source)
@@ -263,7 +274,40 @@ def _open_beside(endpoint: Endpoint, first: DatagramSocket, index: int) -> Datag
     return opened
 
 
-def _open(endpoint: Endpoint, plan: Plan, port: int, *, beside: bool = False) -> DatagramSocket:
+def _neighbours(plan: Plan, port: int, beside: Collection[DatagramSocket]) -> list[DatagramSocket]:
+    """Return who has the port, and hears nothing that the planned socket is for.
+
+    One address of this machine beside another, or the wildcard, is not among
+    them: there the kernel's refusal shows a mistake.
+    """
+    return [
+        each
+        for each in beside
+        if each.port == port
+        and isinstance(each.sock, socket.socket)
+        and each.sock.fileno() >= 0
+        and each.sock.family == plan.family
+        and each.host != plan.host
+        and {each.mode, plan.mode} != {"unicast"}
+    ]
+
+
+@contextlib.contextmanager
+def _lent(sock: socket.socket, neighbours: Sequence[DatagramSocket]) -> Iterator[None]:
+    """Let a socket be bound beside its neighbours, for a block.
+
+    SO_REUSEPORT is looked at when another socket is bound, and of a program of
+    the same user only: before and after nobody comes beside them.
+    """
+    with contextlib.ExitStack() as restored:
+        for each in (sock, *(neighbour.sock for neighbour in neighbours)) if neighbours else ():
+            before = each.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            restored.callback(each.setsockopt, socket.SOL_SOCKET, socket.SO_REUSEPORT, before)
+        yield
+
+
+def _open(endpoint: Endpoint, plan: Plan, port: int, neighbours: Sequence[DatagramSocket]) -> DatagramSocket:
     """Open, set and bind one socket, which the caller closes; join nothing."""
     with contextlib.ExitStack() as cleanup:
         sock = cleanup.enter_context(socket.socket(plan.family, socket.SOCK_DGRAM, socket.IPPROTO_UDP))
@@ -271,13 +315,12 @@ def _open(endpoint: Endpoint, plan: Plan, port: int, *, beside: bool = False) ->
         set_options(sock, endpoint, plan.mode, plan.host)
         if plan.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _set_sharing(sock, endpoint, plan.mode, beside=beside)
+        _set_sharing(sock, endpoint, plan.mode)
         host = plan.host
         if plan.mode != "unicast" and not options.LINUX:
             host = "0.0.0.0" if plan.family == socket.AF_INET else "::"  # noqa: S104 - filtered by destination
-        sock.bind((host, port) if plan.family == socket.AF_INET else (host, port, 0, plan.scope))
-        if beside and not endpoint.shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        with _lent(sock, neighbours):
+            sock.bind((host, port) if plan.family == socket.AF_INET else (host, port, 0, plan.scope))
         # A group is accepted where it is joined, which comes next.
         accepted = () if plan.mode == "multicast" else plan.indexes
         opened = _finish(sock, plan.mode, plan.host, accepted)
@@ -285,8 +328,8 @@ def _open(endpoint: Endpoint, plan: Plan, port: int, *, beside: bool = False) ->
     return attrs.evolve(opened, scope=plan.scope)
 
 
-def _set_sharing(sock: socket.socket, endpoint: Endpoint, mode: Mode, *, beside: bool) -> None:
-    if endpoint.reuse_port or beside or (endpoint.shared and mode == "broadcast"):
+def _set_sharing(sock: socket.socket, endpoint: Endpoint, mode: Mode) -> None:
+    if endpoint.reuse_port or (endpoint.shared and mode == "broadcast"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.shared and mode == "multicast" and options.LINUX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

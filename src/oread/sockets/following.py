@@ -9,7 +9,7 @@ try again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 import attrs
@@ -58,6 +58,7 @@ def follow_interfaces(
     sockets: Sequence[DatagramSocket],
     interfaces: Interfaces,
     gone: AbstractSet[int] | None,
+    beside: Collection[DatagramSocket] = (),
 ) -> Changes:
     """Leave what is gone and join what has come.
 
@@ -68,6 +69,7 @@ def follow_interfaces(
         interfaces: as they are now.
         gone: indexes of interfaces that went and may have come back; None
             is not known, and everything is joined anew.
+        beside: as for `open_datagram_sockets`.
     """
     changes = Changes()
     for each in sockets:
@@ -77,7 +79,7 @@ def follow_interfaces(
     for group in groups:
         same = [each for each in sockets if each.host == group.host and each.sock.family == group.family]
         _leave_gone(endpoint, same, interfaces, gone, changes)
-        _join_wanted(endpoint, group, same, interfaces, changes)
+        _join_wanted(endpoint, group, same, interfaces, changes, beside)
     return changes
 
 
@@ -103,7 +105,12 @@ def _leave_gone(
 
 
 def _join_wanted(
-    endpoint: Endpoint, group: Group, same: list[DatagramSocket], interfaces: Interfaces, changes: Changes
+    endpoint: Endpoint,
+    group: Group,
+    same: list[DatagramSocket],
+    interfaces: Interfaces,
+    changes: Changes,
+    beside: Collection[DatagramSocket],
 ) -> None:
     joined = frozenset[int]().union(*(each.accepted or () for each in same))
     wanted = wanted_indexes(endpoint, interfaces, group.family, "multicast") or set()
@@ -112,9 +119,9 @@ def _join_wanted(
             # A socket of a link-scoped group is for that link alone.
             fitting = [each for each in same if each.scope in {0, index}]
             if fitting:
-                opened = join_group(endpoint, fitting, index)
+                opened = join_group(endpoint, fitting, index, beside)
             else:
-                opened = open_link(endpoint, group.host, index, group.port)
+                opened = open_link(endpoint, group.host, index, group.port, beside)
         except OSError as error:
             changes.failed = changes.failed or error
         else:
