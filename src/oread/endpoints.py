@@ -46,6 +46,9 @@ _PRODUCT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}(/[!#$%&'*+\-.^_`|~0-9A
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+EVERYWHERE = "*"
+"""The `interface=` of all interfaces: what is sent leaves by each of them."""
+
 LOOPBACK = "127.0.0.1"
 """What an empty host means: every interface has to be said."""
 

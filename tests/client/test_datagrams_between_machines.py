@@ -135,6 +135,38 @@ def test_each_datagram_leaves_by_the_interface_it_names(pair: Pair, host: str) -
     ]
 
 
+@pytest.mark.parametrize("host", [GROUP, "255.255.255.255", f"[{GROUP6}]"])
+def test_a_datagram_leaves_by_every_interface(pair: Pair, host: str) -> None:
+    """Guard 26: `interface=*` sends and asks on each link, named in the URL or for one datagram."""
+    if ":" in host and not has_ipv6:
+        pytest.skip("this kernel has no IPv6")
+
+    async def ask() -> list[Any]:
+        url = f"udp://{host}:{PORT}"
+        async with oread.open_datagram(f"{url}?interface=*") as datagrams:
+            await datagrams.send("sent")
+            sent = datagrams.statistics().sent
+            answers = await datagrams.request_all("asked", reply=str, deadline=5, most=2)
+        async with oread.open_datagram(url) as datagrams:
+            await datagrams.send("one by one", interface="*")
+        return [sent, sorted(each.value for each in answers)]
+
+    async def answer(ready: Callable[[], None]) -> list[Any]:
+        async with oread.open_datagram(f"udp://{host}:{PORT}?interface=*", listen=True) as datagrams:
+            ready()
+            found = []
+            for _ in range(6):
+                message = await datagrams.receive()
+                found.append((message.data, message.interface))
+                if message.data == b"asked":
+                    await datagrams.send(message.interface, to=message)
+            return sorted(found)
+
+    asked, heard = both(pair, ask, answer)
+    assert asked == [2, list(LINKS)]
+    assert heard == [(data, link) for data in (b"asked", b"one by one", b"sent") for link in LINKS]
+
+
 @pytest.mark.parametrize("link", LINKS)
 def test_a_request_goes_by_its_interface(pair: Pair, link: str) -> None:
     """To a group and to one machine, asked by name of the link; the answer says where it came from."""

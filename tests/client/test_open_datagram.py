@@ -17,7 +17,7 @@ import trio.testing
 import oread
 from oread.client.destinations import Surroundings, look_up
 from oread.client.inbox import Inbox
-from oread.client.mailbox import FULL_PAUSES, Mailbox
+from oread.client.mailbox import FULL_PAUSES, Mailbox, send_by_all
 from oread.sockets import options
 from oread.sockets.datagrams import open_sending_socket
 from oread.sockets.interfaces import read_interfaces
@@ -228,6 +228,8 @@ async def test_what_can_not_be_meant_is_refused() -> None:
     async with oread.open_datagram("udp://127.0.0.1:9") as datagrams:
         with pytest.raises(OSError, match="no interface nowhere0"):
             await datagrams.send(b"x", interface="nowhere0")
+        with pytest.raises(ValueError, match="is one machine"):
+            await datagrams.send(b"x", interface="*")
         with pytest.raises(ValueError, match="most=0"):
             await datagrams.receive_batch(0)
         with pytest.raises(ValueError, match="hops=0"):
@@ -388,6 +390,25 @@ async def test_a_bind_that_fails_leaves_nothing_open() -> None:
             async with oread.open_datagram(f"udp://127.0.0.1:{first.endpoint.port}", listen=True):
                 pass
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_one_of_several_that_is_refused_is_counted() -> None:
+    """What leaves by every interface fails when it leaves by none."""
+    with (
+        open_sending_socket(socket.AF_INET, broadcast=False) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hearing,
+    ):
+        hearing.bind(("127.0.0.1", 0))
+        surroundings = Surroundings()
+        mailbox = Mailbox(sock, surroundings)
+        allowed = await look_up(*hearing.getsockname(), None, surroundings)
+        forbidden = await look_up("127.255.255.255", 9, None, surroundings)
+        assert await send_by_all(mailbox, b"x", [forbidden, allowed]) == 1
+        assert hearing.recv(10) == b"x"
+        assert mailbox.refused == {"send_failed": 1}
+        with pytest.raises(PermissionError):
+            await send_by_all(mailbox, b"x", [forbidden, forbidden])
+        assert mailbox.refused == {"send_failed": 1}
 
 
 class FullSocket(socket.socket):

@@ -99,6 +99,29 @@ def test_groups_are_joined_where_the_family_has_an_address() -> None:
     assert only_v4.joinable(socket.AF_INET6) == ()
 
 
+@pytest.mark.parametrize(
+    ("address", "names"),
+    [
+        ("239.255.70.7", ["eth0"]),
+        ("ff02::1", ["eth0"]),
+        ("255.255.255.255", ["eth0", "tun0"]),
+        ("10.77.0.255", ["eth0"]),
+        ("10.78.0.255", []),
+        ("127.255.255.255", ["lo"]),
+    ],
+)
+def test_groups_and_broadcasts_are_reached_by(address: str, names: list[str]) -> None:
+    """Guard 26: by what is up and can; by loopback only where nothing else does."""
+    assert [each.name for each in HERE.reaching(ip_address(address))] == names
+
+
+def test_loopback_alone_reaches_groups() -> None:
+    """A machine without a network has its own."""
+    alone = Interfaces.of(HERE.all[:1])
+    for address in ("239.255.70.7", "ff02::1", "255.255.255.255"):
+        assert [each.name for each in alone.reaching(ip_address(address))] == ["lo"]
+
+
 def test_zone_is_dropped() -> None:
     """Addresses are compared without the zone that the kernel appends."""
     assert str(parse_address("fe80::1%eth0")) == "fe80::1"

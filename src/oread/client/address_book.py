@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TypedDict
 
-from oread.client.destinations import Destination, Surroundings, check_hops, look_up
-from oread.endpoints import Endpoint
+from oread.client.destinations import Destination, Surroundings, check_hops, look_up_all
+from oread.endpoints import EVERYWHERE, Endpoint
 from oread.messages import Datagram, Peer
 
 _KEPT = 4_096
@@ -19,7 +19,8 @@ class Way(TypedDict, total=False):
 
     * `to`: whom. A message is answered from the address that was asked; else
       `message.peer`, or host and port.
-    * `interface`: name or index of where it leaves.
+    * `interface`: name or index of where it leaves; `*` sends a group or
+      broadcast one by each interface.
     * `hops`: how many links it may cross.
     """
 
@@ -40,10 +41,10 @@ class AddressBook:
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
         self._interfaces = surroundings.now
-        self._known: dict[object, Destination] = {}
+        self._known: dict[object, tuple[Destination, ...]] = {}
 
-    async def find(self, way: Way, endpoint: Endpoint, *, speaks: bool) -> Destination:
-        """Return where a datagram goes.
+    async def find(self, way: Way, endpoint: Endpoint, *, speaks: bool) -> tuple[Destination, ...]:
+        """Return where a datagram goes: to one destination, or by every interface.
 
         Args:
             way: what was said of it.
@@ -75,8 +76,8 @@ class AddressBook:
             self._known.clear()
         key = (*address, interface, source)
         found = self._known.get(key)
-        if found is None:
-            found = await look_up(*address, interface, self._surroundings, source=source)
+        if found is None or interface == EVERYWHERE:
+            found = await look_up_all(*address, interface, self._surroundings, source=source)
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[key] = found

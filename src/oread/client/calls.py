@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from oread.client.destinations import Surroundings, find_destination
+from oread.client.destinations import Surroundings, find_destinations
 from oread.client.mailbox import ask_all, open_mailbox_to
 from oread.client.sending import LIMIT_BYTES, BoundedReader, sending
 from oread.client.target import Target
@@ -126,7 +126,7 @@ async def call_datagram(endpoint: Endpoint, data: bytes, receive: Callable[[Data
     Cancellation: what has come so far was passed on.
     """
     surroundings = Surroundings()
-    destination = await find_destination(endpoint, surroundings)
-    with open_mailbox_to(destination, surroundings) as mailbox:
-        most = RESPONDERS if destination.shared else 1
-        await ask_all(mailbox, data, destination, receive, most=most)
+    destinations = await find_destinations(endpoint, surroundings)
+    with open_mailbox_to(destinations[0], surroundings) as mailbox:
+        most = RESPONDERS if destinations[0].shared else 1
+        await ask_all(mailbox, data, destinations, receive, most=most)

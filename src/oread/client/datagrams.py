@@ -12,7 +12,7 @@ import contextlib
 import trio
 
 from oread.client.channel import Items, Outcome
-from oread.client.destinations import Destination, Surroundings, find_destination
+from oread.client.destinations import Destination, Surroundings, find_destinations
 from oread.client.mailbox import MOST_BYTES, Mailbox, open_mailbox_to
 from oread.client.payloads import Payload
 from oread.endpoints import Endpoint
@@ -47,7 +47,7 @@ class DatagramChannel:
 
     async def _dial(self) -> Mailbox:
         if self._destination is None:
-            self._destination = await find_destination(self._endpoint, self._surroundings)
+            self._destination, *_ = await find_destinations(self._endpoint, self._surroundings)
         if self._destination.shared:
             raise EndpointError(
                 f"{self._endpoint}: a client calls one peer; for a group use `oread.open_datagram`"

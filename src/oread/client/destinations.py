@@ -6,6 +6,7 @@ so one socket sends by all of them, and needs no privilege.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
@@ -14,7 +15,7 @@ from typing import Any
 import attrs
 import trio
 
-from oread.endpoints import Endpoint
+from oread.endpoints import EVERYWHERE, Endpoint
 from oread.errors import EndpointError
 from oread.sockets import options
 from oread.sockets.interfaces import Interface, Interfaces, Mode, parse_address, read_interfaces
@@ -155,26 +156,67 @@ async def look_up(
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
     family, _, _, _, address = found[0]
     ip = parse_address(str(address[0]))
-    chosen = surroundings.find(interface) if interface is not None else None
-    if chosen is not None and isinstance(ip, IPv6Address) and (ip.is_link_local or ip.is_multicast):
-        address = (*address[:3], chosen.index)
-    return Destination(
+    destination = Destination(
         family=family,
         address=address,
         mode=surroundings.now.mode(ip),
-        interface=chosen,
         source=parse_address(source).packed if source is not None else None,
     )
+    return destination if interface is None else _by(destination, surroundings.find(interface))
 
 
-async def find_destination(endpoint: Endpoint, surroundings: Surroundings) -> Destination:
-    """Look up where a UDP endpoint is.
+def _by(destination: Destination, interface: Interface) -> Destination:
+    """Return the same destination by one interface."""
+    address = destination.address
+    ip = parse_address(str(address[0]))
+    if isinstance(ip, IPv6Address) and (ip.is_link_local or ip.is_multicast):
+        address = (*address[:3], interface.index)
+    return attrs.evolve(destination, address=address, interface=interface)
+
+
+async def look_up_all(
+    host: str,
+    port: int,
+    interface: str | int | None,
+    surroundings: Surroundings,
+    *,
+    source: str | None = None,
+) -> tuple[Destination, ...]:
+    """Look up a host as `look_up` does; with `*` for the interface, by each that leads there.
+
+    Returns:
+        At least one; with `*` the interfaces are read anew.
+
+    Raises:
+        ValueError: `*`, and the host is one machine.
+        OSError: there is no such name or interface.
+    """
+    if interface != EVERYWHERE:
+        return (await look_up(host, port, interface, surroundings, source=source),)
+    surroundings.read_again()
+    found = await look_up(host, port, None, surroundings)
+    if not found.shared:
+        raise ValueError(f"{host} is one machine: interface=* is for groups and broadcasts")
+    by_each = tuple(
+        _by(found, each) for each in surroundings.now.reaching(parse_address(str(found.address[0])))
+    )
+    if not by_each:
+        raise OSError(errno.ENODEV, f"no interface is up that leads to {host}")
+    return by_each
+
+
+async def find_destinations(endpoint: Endpoint, surroundings: Surroundings) -> tuple[Destination, ...]:
+    """Look up where a UDP endpoint is; several with `interface=*`.
 
     Raises:
         EndpointError: an option that does not fit the address.
         OSError: there is no such name or interface.
     """
-    found = await look_up(endpoint.host, endpoint.port, endpoint.interface, surroundings)
-    if endpoint.interface is not None and not found.shared:
-        raise EndpointError(f"{endpoint}: the option interface does not fit a call to a {found.mode} address")
+    try:
+        found = await look_up_all(endpoint.host, endpoint.port, endpoint.interface, surroundings)
+    except ValueError as error:
+        raise EndpointError(f"{endpoint}: {error}") from None
+    if endpoint.interface is not None and not found[0].shared:
+        mode = found[0].mode
+        raise EndpointError(f"{endpoint}: the option interface does not fit a call to a {mode} address")
     return found

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import trio
@@ -232,30 +232,61 @@ def _without_zone(address: Sockaddr) -> tuple[str, int]:
     return str(address[0]).partition("%")[0], address[1]
 
 
+async def send_by_all(
+    mailbox: Mailbox, data: bytes, destinations: Sequence[Destination | None], hops: int | None = None
+) -> int:
+    """Send one datagram to each destination, as `Mailbox.send`; return how many were sent.
+
+    One that the system refuses, among several, is counted as `send_failed`.
+
+    Raises:
+        OSError: the last refusal, when all are refused.
+
+    Cancellation: whether some were sent is not known.
+    """
+    sent, refusal = 0, None
+    for each in destinations:
+        try:
+            await mailbox.send(data, each, hops)
+        except OSError as error:
+            refusal = error
+        else:
+            sent += 1
+    if refusal is not None and not sent:
+        raise refusal
+    if sent < len(destinations):
+        mailbox.refused["send_failed"] += len(destinations) - sent
+    return sent
+
+
+def _beyond_connecting(destinations: Sequence[Destination]) -> Sequence[Destination | None]:
+    return [None if each.connects else each for each in destinations]
+
+
 async def ask_one(
-    mailbox: Mailbox, data: bytes, destination: Destination, hops: int | None = None
+    mailbox: Mailbox, data: bytes, destinations: Sequence[Destination], hops: int | None = None
 ) -> Datagram:
-    """Send one datagram and return what comes back first.
+    """Send a datagram to each destination and return what comes back first.
 
     Raises:
         OSError: no route, or the peer's system refuses.
 
     Cancellation: whether it was sent is not known.
     """
-    await mailbox.send(data, None if destination.connects else destination, hops)
+    await send_by_all(mailbox, data, _beyond_connecting(destinations), hops)
     return await mailbox.receive()
 
 
 async def ask_all(
     mailbox: Mailbox,
     data: bytes,
-    destination: Destination,
+    destinations: Sequence[Destination],
     receive: Callable[[Datagram], object],
     *,
     most: int,
     hops: int | None = None,
 ) -> None:
-    """Send one datagram and pass on what comes back, until so many came.
+    """Send a datagram to each destination and pass on what comes back, until so many came.
 
     Raises:
         OSError: no route.
@@ -263,7 +294,7 @@ async def ask_all(
 
     Cancellation: what has come so far was passed on.
     """
-    await mailbox.send(data, None if destination.connects else destination, hops)
+    await send_by_all(mailbox, data, _beyond_connecting(destinations), hops)
     left_bytes = LIMIT_BYTES
     for _ in range(most):
         message = await mailbox.receive()

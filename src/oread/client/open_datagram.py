@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import attrs
@@ -21,10 +21,10 @@ import trio
 
 from oread.client.address_book import AddressBook, Way
 from oread.client.calls import RESPONDERS
-from oread.client.destinations import Destination, Surroundings, find_destination
+from oread.client.destinations import Destination, Surroundings, find_destinations
 from oread.client.inbox import MOST_AT_ONCE, Inbox
 from oread.client.listening import Listening, telling_interfaces
-from oread.client.mailbox import MOST_BYTES, Mailbox, Manner, ask_all, ask_one, open_mailbox_to
+from oread.client.mailbox import MOST_BYTES, Mailbox, Manner, ask_all, ask_one, open_mailbox_to, send_by_all
 from oread.client.payloads import make_reader, write_payload
 from oread.client.values import DatagramCounters, Received, Values, counting_unreadable
 from oread.endpoints import JSONRPC, Endpoint
@@ -78,6 +78,9 @@ class Datagrams:
     async def send(self, payload: Any, **way: Unpack[Way]) -> None:
         """Send one datagram; that it arrives is not known.
 
+        With `interface="*"` one by each interface that leads there: those that
+        are refused are counted as `send_failed`, and raised when all are.
+
         A full socket (EAGAIN) is waited for. A full queue of an interface
         (ENOBUFS) can't be: that is tried again five times within 31 ms.
 
@@ -98,10 +101,10 @@ class Datagrams:
         Cancellation: nothing was sent.
         """
         data = _encode(payload)
-        destination = await self._find(way)
+        destinations = await self._find(way)
         with self._book.looking_again():
-            await self._sender(destination.family).send(data, destination, way.get("hops"))
-        self._sent += 1
+            sender = self._sender(destinations[0].family)
+            self._sent += await send_by_all(sender, data, destinations, way.get("hops"))
 
     @overload
     async def request(self, payload: Any = b"", *, deadline: float, **way: Unpack[Way]) -> bytes: ...
@@ -135,9 +138,9 @@ class Datagrams:
         data, read = _encode(payload), make_reader(reply)
         message = None
         with trio.move_on_after(deadline):
-            destination = await self._find(way)
-            with self._open_request(destination) as mailbox:
-                message = await ask_one(mailbox, data, destination, hops=way.get("hops"))
+            destinations = await self._find(way)
+            with self._open_request(destinations) as mailbox:
+                message = await ask_one(mailbox, data, destinations, hops=way.get("hops"))
         if message is None:
             raise TimedOut(f"no answer within {deadline:g} s")
         self._received += 1
@@ -195,23 +198,23 @@ class Datagrams:
                 found.append(Received(value=read(message.data), message=message))
 
         with trio.move_on_after(deadline):
-            destination = await self._find(way)
-            with self._open_request(destination) as mailbox:
-                await ask_all(mailbox, data, destination, take, most=most, hops=way.get("hops"))
+            destinations = await self._find(way)
+            with self._open_request(destinations) as mailbox:
+                await ask_all(mailbox, data, destinations, take, most=most, hops=way.get("hops"))
         return found
 
     @contextlib.contextmanager
-    def _open_request(self, destination: Destination) -> Iterator[Mailbox]:
+    def _open_request(self, destinations: Sequence[Destination]) -> Iterator[Mailbox]:
         event = self._endpoint.event
         with (
             self._book.looking_again(),
-            open_mailbox_to(destination, self._surroundings, event=event, manner=self._manner) as mailbox,
+            open_mailbox_to(destinations[0], self._surroundings, event=event, manner=self._manner) as mailbox,
         ):
             mailbox.refused = self._refused
-            self._sent += 1
+            self._sent += len(destinations)
             yield mailbox
 
-    async def _find(self, way: Way) -> Destination:
+    async def _find(self, way: Way) -> Sequence[Destination]:
         if self._closed:
             raise trio.ClosedResourceError("the datagrams' block was left")
         return await self._book.find(way, self._endpoint, speaks=self._speaks)
@@ -290,8 +293,8 @@ class Datagrams:
         elif listen:  # a name is looked up: in a thread, not to be abandoned, so that nothing opened is lost
             listening = self._listen(await trio.to_thread.run_sync(open_datagram_sockets, self._endpoint))
         if self._speaks:
-            found = await find_destination(self._endpoint, self._surroundings)
-            self._mode = found.mode
+            found = await find_destinations(self._endpoint, self._surroundings)
+            self._mode = found[0].mode
         return listening
 
     def _listen(self, opened: list[DatagramSocket]) -> Listening:
@@ -345,8 +348,8 @@ async def open_datagram(
     interface is made anew, and where none is named also on those that come.
 
     Args:
-        url: `udp`. `interface=` says where a group or broadcast is; with
-            `listen` all options of a served endpoint that concern its sockets.
+        url: `udp`. `interface=` says where a group or broadcast is, `*` on
+            every interface; with `listen` all options of a served endpoint that concern its sockets.
         listen: whether to hear what is sent to the URL's address.
         hops: how many links datagrams may cross; None is the URL's `ttl=`, else
             1 for groups and the system's default for others.

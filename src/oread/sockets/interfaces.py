@@ -117,6 +117,23 @@ class Interfaces:
         """
         return tuple(each for each in self.all if (each.multicast or each.loopback) and each.carries(family))
 
+    def reaching(self, address: IpAddress) -> tuple[Interface, ...]:
+        """Return by which interfaces a group or broadcast can be sent.
+
+        Not by loopback where there is another: what is sent there to a group or
+        broadcast is heard on this machine as well.
+        """
+        if isinstance(address, IPv6Address) or address.is_multicast:
+            found = self.joinable(socket.AF_INET if address.version == 4 else socket.AF_INET6)
+        else:
+            limited = address == _LIMITED_BROADCAST
+            found = tuple(
+                each
+                for each in self.all
+                if each.up and each.broadcasts and (limited or address in each.broadcasts)
+            )
+        return tuple(each for each in found if not each.loopback) or found
+
 
 def read_interfaces() -> Interfaces:
     """Read the interfaces of the machine with getifaddrs(3).

@@ -13,7 +13,7 @@ from ipaddress import IPv6Address
 
 import attrs
 
-from oread.endpoints import Endpoint
+from oread.endpoints import EVERYWHERE, Endpoint
 from oread.errors import EndpointError
 from oread.sockets.interfaces import Interfaces, Mode, parse_address
 
@@ -88,8 +88,9 @@ def _check_options(endpoint: Endpoint, mode: Mode) -> None:
 
 
 def selected_interface(endpoint: Endpoint) -> str | None:
-    """Return the one interface an endpoint names, by name or index."""
-    return endpoint.interface or endpoint.host.partition("%")[2] or None
+    """Return the one interface an endpoint names, by name or index; None is any."""
+    named = endpoint.interface or endpoint.host.partition("%")[2]
+    return None if named in {"", EVERYWHERE} else named
 
 
 def wanted_indexes(
