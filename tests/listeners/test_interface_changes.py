@@ -32,6 +32,7 @@ from listeners.machines import (
     run_ip,
     write_settings,
 )
+from oread.messages import Datagram
 
 pytestmark = needs_namespaces
 needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/sys/net/ipv6"), reason="this kernel has no IPv6")
@@ -135,6 +136,27 @@ async def test_wildcard_and_group_share_a_port(
         assert host == (address or host)
         if address:
             assert await ask_until_answered(peer, address) == address
+
+
+@needs_ipv6
+async def test_link_local_peer_has_its_zone(pair: Pair, machines: Machines) -> None:
+    """A handler that keeps a peer of `fe80::` can send there later: the link is part of the address."""
+    seen: list[Datagram] = []
+
+    @machines.registry.on("note")
+    def note(message: Datagram) -> None:
+        seen.append(message)
+
+    await machines.serve(pair.far, f"udp://[{GROUP6}]:{SERVED}/note")
+    peer = await machines.peer(pair.near, family=socket.AF_INET6)
+    with trio.fail_after(LIMIT_SECONDS):
+        while not seen:
+            with contextlib.suppress(OSError):  # the link has no address yet
+                await peer.sendto(b"x", (GROUP6, SERVED))
+            await trio.sleep(0.01)
+    assert isinstance(seen[0].peer.address, tuple)
+    host, _port = seen[0].peer.address
+    assert (host[:6], host[-5:]) == ("fe80::", "%eth0")
 
 
 async def test_link_going_down_and_up_is_survived(pair: Pair, machines: Machines) -> None:

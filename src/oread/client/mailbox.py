@@ -24,7 +24,14 @@ from oread.errors import TooLarge
 from oread.messages import Datagram, Peer
 from oread.sockets.batches import Sockaddr
 from oread.sockets.datagrams import open_sending_socket
-from oread.sockets.routes import CONTROL_BYTES, Route, find_destination, read_details, read_route
+from oread.sockets.routes import (
+    CONTROL_BYTES,
+    Route,
+    find_destination,
+    read_details,
+    read_route,
+    sender_address,
+)
 from oread.sockets.settings import ask_details, set_manner
 
 DATAGRAM_BYTES = 65_535
@@ -122,7 +129,7 @@ class Mailbox:
             data=data,
             transport="udp",
             received=trio.current_time(),
-            peer=Peer(self._sender_address(peer), "udp"),
+            peer=Peer(sender_address(peer, surroundings.now.names), "udp"),
             local=(route.local, self.port),
             mode=route.mode,
             interface=interface,
@@ -131,12 +138,6 @@ class Mailbox:
             timestamp=details.timestamp,
             fragment_bytes=details.fragment_bytes,
         )
-
-    def _sender_address(self, peer: Sockaddr) -> tuple[str, int]:
-        """Return who sent it; with the zone where the address needs one (RFC 4007 11)."""
-        if len(peer) < 4 or not peer[3]:
-            return peer[0], peer[1]
-        return f"{peer[0]}%{self.surroundings.name(peer[3]) or peer[3]}", peer[1]
 
     def _own_route(self) -> Route:
         return Route(mode="unicast", local=str(self.sock.getsockname()[0]))

@@ -25,7 +25,7 @@ from oread.reactor import Runner, Timer
 from oread.registry import Slot
 from oread.sockets.batches import Sockaddr
 from oread.sockets.interfaces import Interfaces, read_client_ports, read_interfaces
-from oread.sockets.routes import Ancillary, Route, read_details
+from oread.sockets.routes import Ancillary, Route, read_details, sender_address
 from oread.sockets.settings import limits_of
 
 
@@ -246,7 +246,7 @@ class Arrival:
             transport="udp",
             captures=self.captures,
             received=exchanges.runtime.reactor.now,
-            peer=Peer(self.peer[:2], "udp"),
+            peer=Peer(sender_address(self.peer, exchanges.interfaces.names), "udp"),
             local=(self.route.local, self._outlet.port),
             mode=self.route.mode,
             interface=exchanges.interfaces.names.get(self.route.interface),

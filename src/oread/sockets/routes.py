@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
@@ -75,6 +77,13 @@ def find_destination(ancillary: Ancillary) -> bytes:
         if kind == options.IPV6_PKTINFO and level == socket.IPPROTO_IPV6:
             return value
     return b""
+
+
+def sender_address(sockaddr: tuple[Any, ...], names: Mapping[int, str]) -> tuple[str, int]:
+    """Return who sent a datagram; with the zone where the address needs one (RFC 4007 11)."""
+    host, port, *rest = sockaddr
+    zone = rest[1] if rest else 0
+    return (f"{host}%{names.get(zone, zone)}" if zone else host), port
 
 
 @attrs.frozen(kw_only=True)
