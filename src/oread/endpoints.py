@@ -149,6 +149,7 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "framing": _one_of("raw", JSONRPC),
         "reply": _one_of("none", "unicast"),
         "interface": _text,
+        "late_interface": _boolean,
         "source": _text,
         "ttl": _number(1, MOST_HOPS),
         "dscp": _number(0, 63),
@@ -198,6 +199,8 @@ class Endpoint:
     reply: str | None = None
     """`none` or `unicast`; None is the default of the address's mode."""
     interface: str | None = None
+    late_interface: bool = False
+    """Of `udp`: whether a group or broadcast is served before there is an interface for it."""
     source: str | None = None
     ttl: int | None = None
     """Of `udp`: how many links an answer may cross; None is 1 of a group or broadcast, else the system's."""

@@ -334,6 +334,30 @@ def test_a_listener_joins_again_when_its_interface_is_recreated(pair: Pair, url:
         run_ip("-n", pair.a.namespace, "link", "del", "eth3")
 
 
+def test_a_listener_may_be_earlier_than_its_interface(pair: Pair) -> None:
+    """With `late_interface` the block begins without its interface, and hears it once it is there."""
+    url = f"udp://{GROUP}:{PORT}?interface=eth4"
+    done = threading.Event()
+
+    async def send() -> None:
+        async with oread.open_datagram(url) as datagrams:
+            while not done.is_set():
+                await datagrams.send(b"news")
+                await trio.sleep(0.01)
+
+    async def hear(ready: Callable[[], None]) -> str | None:
+        try:
+            async with oread.open_datagram(f"{url}&late_interface=true", listen=True) as datagrams:
+                assert datagrams.mode == "multicast"
+                make_link([pair.a, pair.b], "eth4", "10.81.0")
+                ready()
+                return (await datagrams.receive()).interface
+        finally:
+            done.set()
+
+    assert both(pair, send, hear)[1] == "eth4"
+
+
 def test_ping_tells_every_responder_of_a_group(pair: Pair) -> None:
     """From another machine: who answers by multicast and who by unicast, and over how many hops."""
     urls = (

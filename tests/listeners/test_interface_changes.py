@@ -168,6 +168,22 @@ async def test_link_going_down_and_up_is_survived(pair: Pair, machines: Machines
     assert await ask_until_answered(peer, GROUP) == "10.78.0.2"
 
 
+@pytest.mark.parametrize("host", [GROUP, "255.255.255.255", pytest.param("[ff15::7777]", marks=needs_ipv6)])
+async def test_interface_may_come_later(
+    pair: Pair, machines: Machines, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    """With `late_interface` an endpoint starts without its interface, and hears it once it is there."""
+    url = f"udp://{host}:{SERVED}/echo?interface=eth1"
+    with pytest.raises(OSError, match="no interface eth1"):
+        await machines.serve(pair.far, url)
+    await machines.serve(pair.far, f"{url}&late_interface=true&{NO_DELAY}")
+    assert "no interface is there yet" in caplog.text
+    pair.link(1)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    peer = await machines.peer(pair.near, family=family, interface="eth1", address="10.78.1.1")
+    await ask_until_answered(peer, host.strip("[]"))
+
+
 async def test_new_interface_is_joined_when_none_is_named(pair: Pair, machines: Machines) -> None:
     """An interface that comes later is served as those that were there; a named one stays the only one."""
     everywhere = await machines.serve(pair.far, f"udp://{GROUP}:{SERVED}/echo?{NO_DELAY}")

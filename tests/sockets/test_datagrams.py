@@ -131,6 +131,12 @@ def test_broadcast_is_off_on_every_listening_socket(open_url: Opener, url: str) 
         opened.sock.sendto(b"x", ("127.255.255.255", 9))
 
 
+def test_group_of_link_scope_needs_its_interface() -> None:
+    """Its socket is bound to it, so it can't come later."""
+    with pytest.raises(OSError, match="no interface is up that can join"):
+        open_datagram_sockets(Endpoint.parse("udp://[ff02::7777]:0/echo?interface=nope0&late_interface=true"))
+
+
 def test_nobody_else_can_bind_a_unicast_port(open_url: Opener) -> None:
     """A second socket on the port is refused, whatever reuse it asks for."""
     (opened,) = open_url("udp://127.0.0.1:0/echo")

@@ -292,7 +292,7 @@ class Datagrams:
             listening = self._listen(open_datagram_sockets(self._endpoint))
         elif listen:  # a name is looked up: in a thread, not to be abandoned, so that nothing opened is lost
             listening = self._listen(await trio.to_thread.run_sync(open_datagram_sockets, self._endpoint))
-        if self._speaks:
+        if listening is None:
             found = await find_destinations(self._endpoint, self._surroundings)
             self._mode = found[0].mode
         return listening
@@ -308,6 +308,7 @@ class Datagrams:
             keep=self._keep,
             drop=self._inbox.drop,
         )
+        self._mode = opened[0].mode
         for family, mailbox in listening.unicast.items():
             self._manner.set_on(mailbox.sock)
             self._senders[family] = mailbox

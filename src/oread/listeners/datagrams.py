@@ -87,6 +87,9 @@ class DatagramListener:
         self._started = True
         for receiver in self._receivers:
             receiver.start()
+        if all(receiver.socket.accepted == set() for receiver in self._receivers):
+            log = self._exchanges.runtime.log
+            log.warning("%s: no interface is there yet: nothing is heard until it is", self.endpoint)
         if all(isinstance(receiver.socket.sock, socket.socket) for receiver in self._receivers):
             self._exchanges.runtime.interface_watch().follow(self)
 

@@ -48,10 +48,10 @@ def plan_sockets(endpoint: Endpoint, interfaces: Interfaces) -> list[Plan]:
         mode = interfaces.mode(parse_address(host))
         _check_options(endpoint, mode)
         selected = selected_interface(endpoint)
-        if selected is not None and mode != "unicast":
+        if selected is not None and mode != "unicast" and not endpoint.late_interface:
             interfaces.find(selected)
         wanted = wanted_indexes(endpoint, interfaces, family, mode)
-        if wanted is not None and not wanted:
+        if wanted is not None and not wanted and (is_link_scoped(host) or not endpoint.late_interface):
             raise OSError(errno.ENODEV, f"no interface is up that can join {endpoint.host}")
         indexes = None if wanted is None else tuple(sorted(wanted))
         if mode == "multicast" and is_link_scoped(host):
@@ -79,6 +79,7 @@ def _check_options(endpoint: Endpoint, mode: Mode) -> None:
     wrong = {
         "source": endpoint.source is not None and mode != "multicast",
         "interface": endpoint.interface is not None and mode == "unicast",
+        "late_interface": endpoint.late_interface and mode == "unicast",
         "shared": endpoint.shared and mode == "unicast",
         "reuse_port": endpoint.reuse_port and mode != "unicast",
     }
