@@ -21,6 +21,7 @@ from oread.client.mailbox import FULL_PAUSES, Mailbox, send_by_all
 from oread.sockets import options
 from oread.sockets.datagrams import open_sending_socket
 from oread.sockets.interfaces import read_interfaces
+from oread.testing.steps import StepWatch
 
 LIMIT_SECONDS = 10
 GROUP = "239.255.70.9"
@@ -353,6 +354,30 @@ async def test_leaving_and_cancelling_close_everything(registry: oread.Registry)
                 with pytest.raises(trio.ClosedResourceError):
                     await call()
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_listening_block_cancelled_at_any_checkpoint_leaves_nothing_open() -> None:
+    """Opening, sending, hearing, leaving: every step of each."""
+
+    async def use(watch: StepWatch) -> None:
+        with watch.watching():
+            async with oread.open_datagram(f"{SHARED[0]}&receive_own=true", listen=True) as datagrams:
+                await datagrams.send(b"x")
+                assert (await datagrams.receive()).data == b"x"
+
+    async def use_cancelled(step: int) -> int:
+        watch = StepWatch(most_lines=1_000_000, most_steps=10_000, cancel_at=step)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use, watch)
+        return watch.steps
+
+    with trio.fail_after(60):
+        await use_cancelled(0)
+        before, step = len(os.listdir("/proc/self/fd")), 1
+        while await use_cancelled(step) >= step:
+            assert len(os.listdir("/proc/self/fd")) == before, f"after step {step}"
+            step += 1
+    assert step > 3
 
 
 async def test_an_error_of_a_listening_block_stays_as_it_is() -> None:
