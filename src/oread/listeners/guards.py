@@ -12,8 +12,9 @@ two services that answer everything may be set on each other for ever
 Loopback peers are exempt from the budget and from the amplification bound,
 but for the budget only where the port is one that the system hands to
 clients: two services of different processes on one machine are then bounded
-as well. What stays possible is a loop of two processes of one machine that
-both serve such a port on loopback, set off by root there.
+as well. What stays possible is a loop of two services that both have such a
+port: of two processes on loopback, set off by root there; of two machines only
+as long as it goes round less often than `prefix_rate` lets it.
 
 Every refusal has a name, counted per listener; `REASONS` says what it means
 and which option changes it. Not here: sockets, and time but as an argument.
