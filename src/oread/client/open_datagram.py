@@ -101,10 +101,20 @@ class Datagrams:
         Cancellation: nothing was sent.
         """
         data = _encode(payload)
+        before = self._surroundings.now
+        try:
+            self._sent += await self._send_once(data, way)
+        except OSError:
+            if self._surroundings.now == before:
+                raise
+            # The interfaces are others than those it was refused by: made anew, perhaps.
+            self._sent += await self._send_once(data, way)
+
+    async def _send_once(self, data: bytes, way: Way) -> int:
         destinations = await self._find(way)
         with self._book.looking_again():
             sender = self._sender(destinations[0].family)
-            self._sent += await send_by_all(sender, data, destinations, way.get("hops"))
+            return await send_by_all(sender, data, destinations, way.get("hops"))
 
     @overload
     async def request(self, payload: Any = b"", *, deadline: float, **way: Unpack[Way]) -> bytes: ...
