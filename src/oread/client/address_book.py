@@ -30,7 +30,7 @@ class Way(TypedDict, total=False):
 
 
 class AddressBook:
-    """Destinations by what was said of them, for as long as the interfaces stay the same.
+    """Destinations by what was said of them, until the interfaces change.
 
     Args:
         surroundings: the interfaces there are.
@@ -44,7 +44,7 @@ class AddressBook:
         self._known: dict[object, tuple[Destination, ...]] = {}
 
     async def find(self, way: Way, endpoint: Endpoint, *, speaks: bool) -> tuple[Destination, ...]:
-        """Return where a datagram goes: to one destination, or by every interface.
+        """Return where a datagram goes; several with the interface `*`.
 
         Args:
             way: what was said of it.

@@ -182,7 +182,7 @@ async def look_up_all(
     *,
     source: str | None = None,
 ) -> tuple[Destination, ...]:
-    """Look up a host as `look_up` does; with `*` for the interface, by each that leads there.
+    """Look up a host; with `*` for the interface, by each that leads there.
 
     Returns:
         At least one; with `*` the interfaces are read anew.

@@ -1,4 +1,4 @@
-"""Hear what is sent to an endpoint's address, whatever becomes of its interfaces.
+"""Hear what is sent to an endpoint while its interfaces come and go.
 
 The same sockets as a served endpoint's, and they follow the interfaces in the
 same way (`oread.sockets.following`, `oread.listeners.watch`), by a reactor of
@@ -79,7 +79,7 @@ class Listening:
 
     @property
     def unicast(self) -> dict[int, Mailbox]:
-        """Those of addresses of this machine, which answer; by family, the first of each."""
+        """Those of this machine's addresses, by family: they answer too."""
         found: dict[int, Mailbox] = {}
         for opened, mailbox in self._mailboxes.items():
             if opened.mode == "unicast":

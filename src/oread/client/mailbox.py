@@ -236,7 +236,7 @@ def _without_zone(address: Sockaddr) -> tuple[str, int]:
 async def send_by_all(
     mailbox: Mailbox, data: bytes, destinations: Sequence[Destination | None], hops: int | None = None
 ) -> int:
-    """Send one datagram to each destination, as `Mailbox.send`; return how many were sent.
+    """Send a datagram to each destination; return to how many.
 
     One that the system refuses, among several, is counted as `send_failed`.
 
@@ -287,7 +287,7 @@ async def ask_all(
     most: int,
     hops: int | None = None,
 ) -> None:
-    """Send a datagram to each destination and pass on what comes back, until so many came.
+    """Send a datagram to each destination and pass on what comes back.
 
     Raises:
         OSError: no route.

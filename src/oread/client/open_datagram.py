@@ -98,7 +98,7 @@ class Datagrams:
             OSError: no route, no such interface, or the queue stays full.
             trio.ClosedResourceError: the block was left.
 
-        Cancellation: nothing was sent.
+        Cancellation: nothing was sent; with `*` nothing by the interfaces left.
         """
         data = _encode(payload)
         before = self._surroundings.now
@@ -299,6 +299,7 @@ class Datagrams:
         """Look up where the endpoint is; bind it, and join, if it is to listen."""
         listening = None
         if listen and is_address(self._endpoint.host):
+            await trio.lowlevel.checkpoint()
             listening = self._listen(open_datagram_sockets(self._endpoint))
         elif listen:  # a name is looked up: in a thread, not to be abandoned, so that nothing opened is lost
             listening = self._listen(await trio.to_thread.run_sync(open_datagram_sockets, self._endpoint))
@@ -359,8 +360,9 @@ async def open_datagram(
     interface is made anew, and where none is named also on those that come.
 
     Args:
-        url: `udp`. `interface=` says where a group or broadcast is, `*` on
-            every interface; with `listen` all options of a served endpoint that concern its sockets.
+        url: `udp`. `interface=` says where a group or broadcast is, `*` is
+            everywhere; with `listen` all options of a served endpoint that
+            concern its sockets.
         listen: whether to hear what is sent to the URL's address.
         hops: how many links datagrams may cross; None is the URL's `ttl=`, else
             1 for groups and the system's default for others.

@@ -284,7 +284,7 @@ class ReplyGuard:
     def comes_back(
         self, peer: tuple[str, int], request: bytes, reply: bytes | memoryview, now: float
     ) -> bool:
-        """Tell whether replies go round between us and a service; else note this one.
+        """Tell whether replies go round with a service; else note this one.
 
         Two services that echo, on different ports: neither port tells, but each
         request is the very reply that was sent there a moment ago. So is that of

@@ -275,7 +275,7 @@ def _open_further(
 
 
 def _neighbours(plan: Plan, port: int, beside: Collection[DatagramSocket]) -> list[DatagramSocket]:
-    """Return who has the port, and hears nothing that the planned socket is for.
+    """Return who has the port, and hears nothing that the plan is for.
 
     One address of this machine beside another, or the wildcard, is not among
     them: there the kernel's refusal shows a mistake.

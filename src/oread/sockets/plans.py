@@ -89,7 +89,7 @@ def _check_options(endpoint: Endpoint, mode: Mode) -> None:
 
 
 def selected_interface(endpoint: Endpoint) -> str | None:
-    """Return the one interface an endpoint names, by name or index; None is any."""
+    """Return the one interface that an endpoint names; None is any."""
     named = endpoint.interface or endpoint.host.partition("%")[2]
     return None if named in {"", EVERYWHERE} else named
 

@@ -80,7 +80,7 @@ def find_destination(ancillary: Ancillary) -> bytes:
 
 
 def sender_address(sockaddr: tuple[Any, ...], names: Mapping[int, str]) -> tuple[str, int]:
-    """Return who sent a datagram; with the zone where the address needs one (RFC 4007 11)."""
+    """Return who sent a datagram, with its zone if it has one (RFC 4007 11)."""
     host, port, *rest = sockaddr
     zone = rest[1] if rest else 0
     return (f"{host}%{names.get(zone, zone)}" if zone else host), port

@@ -110,8 +110,8 @@ def _ask_destination(sock: socket.socket) -> None:
 
 
 def kernel_drops(sock: socket.socket) -> int:
-    """Return what the kernel dropped at a socket: its receive buffer was full."""
-    if options.SO_MEMINFO == options.ABSENT or not isinstance(sock, socket.socket):
+    """Return what the kernel dropped at an open socket: its buffer was full."""
+    if options.SO_MEMINFO == options.ABSENT or not isinstance(sock, socket.socket) or sock.fileno() < 0:
         return 0
     # sock_diag(7): the ninth number, SK_MEMINFO_DROPS.
     numbers = sock.getsockopt(socket.SOL_SOCKET, options.SO_MEMINFO, _MEMORY_INFO.size)
