@@ -237,7 +237,7 @@ def join_group(
                 raise
         each.accepted.add(index)
         return None
-    return _open_further(endpoint, same[0], index, beside)
+    return _open_further(endpoint, same, index, beside)
 
 
 def open_link(
@@ -258,13 +258,14 @@ def open_link(
 
 
 def _open_further(
-    endpoint: Endpoint, first: DatagramSocket, index: int, beside: Collection[DatagramSocket]
+    endpoint: Endpoint, same: list[DatagramSocket], index: int, beside: Collection[DatagramSocket]
 ) -> DatagramSocket:
     """Open another socket on a group's address, joined on one interface."""
+    first = same[0]
     plan = Plan(
         family=first.sock.family, mode=first.mode, host=first.host, scope=first.scope, indexes=(index,)
     )
-    opened = _open(endpoint, plan, first.port, [first, *_neighbours(plan, first.port, beside)])
+    opened = _open(endpoint, plan, first.port, [*same, *_neighbours(plan, first.port, beside)])
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(opened.sock.close)
         join(opened.sock, opened.host, index, endpoint.source)
