@@ -279,8 +279,11 @@ def _neighbours(plan: Plan, port: int, beside: Collection[DatagramSocket]) -> li
     """Return who has the port, and hears nothing that the plan is for.
 
     One address of this machine beside another, or the wildcard, is not among
-    them: there the kernel's refusal shows a mistake.
+    them: there the kernel's refusal shows a mistake. Nor is anybody where a
+    group's socket is bound to the wildcard as well (macOS).
     """
+    if not options.LINUX:
+        return []
     return [
         each
         for each in beside
