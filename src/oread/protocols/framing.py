@@ -93,36 +93,49 @@ class Lines:
 
     def next_message(self) -> bytes | None:
         """Return the line behind the last one."""
-        lines = self._lines or self._cut()
-        if not lines:
-            return None
-        line = lines.pop()
-        return line if self._plain else self._strip(line)
-
-    def _cut(self) -> list[bytes]:
-        """Cut a block into its lines at once, which takes a third of cutting off one after the other."""
+        lines = self._lines
+        if lines:
+            line = lines.pop()
+            return line if self._plain else self._strip(line)
         data, at = self._data, self._at
-        end = data.rfind(b"\n", at, at + BLOCK_BYTES)
-        if end < 0:
-            end = data.find(b"\n", at + BLOCK_BYTES)
+        end = data.find(b"\n", at)
         if end < 0:
             if at < len(data):
                 self._partial = bytearray(data[at:] if at else data)
                 self._check(len(self._partial) - 1)
             self._data, self._at = b"", 0
-            return []
+            return None
+        if end + 1 < len(data):
+            return self._cut(end)
+        self._data, self._at = b"", 0
+        line = data[at:end]
+        if CARRIAGE_RETURN in line or len(line) > self._limit:
+            return self._strip(line)
+        self._ending = b"\n"
+        return line
+
+    def _cut(self, end: int) -> bytes:
+        """Cut a block into its lines at once, which takes a third of cutting off one after the other.
+
+        Args:
+            end: of the first of them.
+        """
+        data, at = self._data, self._at
+        end = data.rfind(b"\n", end, at + BLOCK_BYTES) if end < at + BLOCK_BYTES else end
         block = data[at:end]
         self._at = end + 1
         self._plain = CARRIAGE_RETURN not in block and len(block) <= self._limit
         self._ending = b"\n"
         self._lines = lines = block.split(b"\n")
         lines.reverse()
-        return lines
+        line = lines.pop()
+        return line if self._plain else self._strip(line)
 
     def _strip(self, line: bytes) -> bytes:
-        self._ending = b"\n"
         if line.endswith(b"\r"):
             line, self._ending = line[:-1], b"\r\n"
+        else:
+            self._ending = b"\n"
         self._check(len(line))
         return line
 
