@@ -20,18 +20,24 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from listeners.machines import Host, needs_namespaces, run_ip, write_settings
+from listeners.machines import (
+    GROUP,
+    GROUP6,
+    HAS_IPV6,
+    Host,
+    needs_ipv6,
+    needs_namespaces,
+    run_ip,
+    write_settings,
+)
 
 import oread
 from oread.sockets.interfaces import read_interfaces
 
 pytestmark = needs_namespaces
 LIMIT_SECONDS = 20
-GROUP = "239.77.0.1"
-GROUP6 = "ff02::7777"
 PORT = 7_007
 LINKS = ("eth0", "eth1")
-has_ipv6 = os.path.exists("/proc/sys/net/ipv6")
 
 
 @attrs.frozen
@@ -66,7 +72,7 @@ def pair() -> Iterator[Pair]:
 
 def wait_link_local() -> None:
     """Wait until the system has given each link its IPv6 address, which it does in the background."""
-    while has_ipv6 and not all(
+    while HAS_IPV6 and not all(
         each.carries(socket.AF_INET6) for each in read_interfaces().all if each.name in LINKS
     ):
         time.sleep(0.01)
@@ -138,7 +144,7 @@ def test_each_datagram_leaves_by_the_interface_it_names(pair: Pair, host: str) -
 @pytest.mark.parametrize("host", [GROUP, "255.255.255.255", f"[{GROUP6}]"])
 def test_a_datagram_leaves_by_every_interface(pair: Pair, host: str) -> None:
     """Guard 26: `interface=*` sends and asks on each link, named in the URL or for one datagram."""
-    if ":" in host and not has_ipv6:
+    if ":" in host and not HAS_IPV6:
         pytest.skip("this kernel has no IPv6")
 
     async def ask() -> list[Any]:
@@ -222,7 +228,7 @@ def test_a_group_without_loop_is_not_heard_on_its_own_machine(pair: Pair) -> Non
     assert both(pair, send, hear) == [[b"loud"], [b"silent", b"loud"]]
 
 
-@pytest.mark.skipif(not has_ipv6, reason="this kernel has no IPv6")
+@needs_ipv6
 def test_ipv6_links_are_told_apart(pair: Pair) -> None:
     """A link-local group is sent by a named link and answered to the sender's own link-local address."""
 

@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from loopback import LOOPBACK, needs_ipv6
 
 import oread
 from oread.client.destinations import Surroundings, look_up
@@ -20,13 +21,11 @@ from oread.client.inbox import Inbox
 from oread.client.mailbox import FULL_PAUSES, Mailbox, send_by_all
 from oread.sockets import options
 from oread.sockets.datagrams import open_sending_socket
-from oread.sockets.interfaces import read_interfaces
 from oread.testing.steps import StepWatch
 
 LIMIT_SECONDS = 10
 GROUP = "239.255.70.9"
 BROADCAST = "127.255.255.255"
-LOOPBACK = next(each for each in read_interfaces().all if each.loopback)
 NO_DELAY = "reply=unicast&delay_low_seconds=0&delay_high_seconds=0"
 linux_only = pytest.mark.skipif(not options.LINUX, reason="written for Linux's loopback interface")
 pytestmark = linux_only
@@ -480,16 +479,7 @@ async def test_a_full_queue_is_tried_again_within_a_bound(
                 await mailbox.send(b"x", destination)
 
 
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+@needs_ipv6
 async def test_ipv6_goes_all_ways(registry: oread.Registry) -> None:
     """Asked, sent and heard by IPv6, with hops and interface per datagram."""
     async with (

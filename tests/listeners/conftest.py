@@ -9,14 +9,11 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from loopback import LOOPBACK
 
+from listeners.datagram_services import LIMIT_SECONDS
 from listeners.machines import machines, network  # noqa: F401 (fixtures)
 from oread.sockets.datagrams import open_sending_socket
-from oread.sockets.interfaces import read_interfaces
-
-LIMIT_SECONDS = 10
-"""Far beyond what loopback needs: only a reply that never comes gets here."""
-LOOPBACK = next(each for each in read_interfaces().all if each.loopback)
 
 
 @attrs.define

@@ -7,7 +7,6 @@ namespace where it was made, so all are served here.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import ctypes
 import errno
 import os
@@ -24,11 +23,12 @@ import attrs
 import pytest
 import trio
 
+from listeners.runtimes import make_runtime
 from oread.endpoints import Endpoint
 from oread.listeners.datagrams import DatagramListener
-from oread.listeners.runtime import Failures, Runtime
+from oread.listeners.runtime import Runtime
 from oread.listeners.watch import InterfaceWatch
-from oread.reactor import Reactor, RunnerPool, open_poller
+from oread.reactor import Reactor, open_poller
 from oread.registry import Registry
 from oread.sockets.datagrams import open_datagram_sockets, open_sending_socket
 
@@ -38,6 +38,7 @@ LIMIT_SECONDS = 10
 GROUP = "239.77.0.1"
 GROUP6 = "ff02::7777"
 SERVED = 7_007
+HAS_IPV6 = os.path.exists("/proc/sys/net/ipv6")
 NO_DELAY = "reply=unicast&delay_low_seconds=0&delay_high_seconds=0"
 
 
@@ -62,6 +63,7 @@ needs_namespaces = [
     pytest.mark.slow,
     pytest.mark.skipif(not can_make_namespaces(), reason="network namespaces need Linux, root and ip(8)"),
 ]
+needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this kernel has no IPv6")
 
 
 @attrs.frozen
@@ -227,16 +229,10 @@ class Machines:
 
 @pytest.fixture
 async def machines() -> AsyncIterator[Machines]:
-    registry, poller, context = Registry(), open_poller(), contextvars.copy_context()
+    registry = Registry()
     registry.on("echo", lambda data: data)
-    reactor = Reactor(poller)
-    runtime = Runtime(
-        reactor=reactor,
-        runners=RunnerPool(context),
-        registry=registry,
-        context=context,
-        failures=Failures(reactor),
-    )
+    reactor = Reactor(open_poller())
+    runtime = make_runtime(reactor, registry)
     with contextlib.ExitStack() as stack:
         async with trio.open_nursery() as nursery:
             runtime.runners.start(nursery)

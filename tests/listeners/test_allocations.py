@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import ctypes
 import itertools
 import shutil
@@ -14,11 +13,11 @@ from typing import Any
 import attrs
 import pytest
 
+from listeners.runtimes import make_runtime
 from oread.endpoints import Endpoint
-from oread.listeners.runtime import Failures, Runtime
 from oread.listeners.states import READ_BYTES, SMALL_BYTES
 from oread.listeners.stream_listener import StreamListener
-from oread.reactor import READABLE, Reactor, RunnerPool
+from oread.reactor import READABLE, Reactor
 from oread.registry import Registry
 from oread.testing import MemoryNetwork
 
@@ -67,15 +66,7 @@ def serve(url: str, data: bytes, handler: Callable[..., Any]) -> Callable[[], ob
     registry = Registry()
     registry.on("event", handler)
     reactor = Reactor(MemoryNetwork())
-    context = contextvars.copy_context()
-    runtime = Runtime(
-        reactor=reactor,
-        runners=RunnerPool(context),
-        registry=registry,
-        context=context,
-        failures=Failures(reactor),
-    )
-    listener = StreamListener(runtime, Endpoint.parse(url), [])
+    listener = StreamListener(make_runtime(reactor, registry), Endpoint.parse(url), [])
     connection: Any = listener.make_connection(
         _Socket(
             {

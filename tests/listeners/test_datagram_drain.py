@@ -9,17 +9,11 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from loopback import GROUP, LOOPBACK, linux_only
 
-from oread.listeners.runtime import EndpointStatistics
+from listeners.datagram_services import LIMIT_SECONDS, statistics, wait_messages
 from oread.registry import Registry
-from oread.service import Service, open_service
-from oread.sockets import options
-from oread.sockets.interfaces import read_interfaces
-
-LOOPBACK = next(each for each in read_interfaces().all if each.loopback)
-GROUP = "239.255.70.7"
-LIMIT_SECONDS = 10
-linux_only = pytest.mark.skipif(not options.LINUX, reason="groups are bound exactly on Linux only")
+from oread.service import open_service
 
 
 @pytest.fixture
@@ -27,17 +21,6 @@ def registry() -> Registry:
     registry = Registry()
     registry.on("echo", lambda data: data)
     return registry
-
-
-def statistics(service: Service, index: int = 0) -> EndpointStatistics:
-    return service.statistics().endpoints[index]
-
-
-async def wait_messages(service: Service, count: int, index: int = 0) -> None:
-    """Wait until an endpoint has taken so many datagrams."""
-    with trio.fail_after(LIMIT_SECONDS):
-        while statistics(service, index).messages < count:
-            await trio.lowlevel.checkpoint()
 
 
 @attrs.define

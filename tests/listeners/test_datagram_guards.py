@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import random
 import socket
@@ -13,23 +12,19 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from loopback import GROUP, LOOPBACK, linux_only
 
+from listeners.datagram_services import statistics, wait_messages
+from listeners.runtimes import make_runtime
 from oread.endpoints import Endpoint
 from oread.listeners.arrivals import Arrival, DelayedReply, Exchanges
 from oread.listeners.guards import REASONS, SERVED_PORTS, judge_source
-from oread.listeners.runtime import EndpointStatistics, Failures, Runtime
 from oread.messages import Datagram
-from oread.reactor import Reactor, RunnerPool, open_poller
+from oread.reactor import Reactor, open_poller
 from oread.registry import Registry
-from oread.service import Service, open_service
-from oread.sockets import options
+from oread.service import open_service
 from oread.sockets.interfaces import read_client_ports, read_interfaces
 from oread.sockets.routes import Route
-
-LOOPBACK = next(each for each in read_interfaces().all if each.loopback)
-GROUP = "239.255.70.7"
-LIMIT_SECONDS = 10
-linux_only = pytest.mark.skipif(not options.LINUX, reason="groups are bound exactly on Linux only")
 
 
 @pytest.fixture
@@ -37,17 +32,6 @@ def registry() -> Registry:
     registry = Registry()
     registry.on("echo", lambda data: data)
     return registry
-
-
-def statistics(service: Service, index: int = 0) -> EndpointStatistics:
-    return service.statistics().endpoints[index]
-
-
-async def wait_messages(service: Service, count: int, index: int = 0) -> None:
-    """Wait until an endpoint has taken so many datagrams."""
-    with trio.fail_after(LIMIT_SECONDS):
-        while statistics(service, index).messages < count:
-            await trio.lowlevel.checkpoint()
 
 
 def group_url(extra: str = "") -> str:
@@ -240,15 +224,7 @@ async def memory_exchanges(registry: Registry, url: str, seed: int = 1) -> Async
     """Run an endpoint's exchanges on Trio's clock alone, without a socket."""
     poller = open_poller()
     reactor = Reactor(poller)
-    context = contextvars.copy_context()
-    runtime = Runtime(
-        reactor=reactor,
-        runners=RunnerPool(context),
-        registry=registry,
-        context=context,
-        failures=Failures(reactor),
-        random=random.Random(seed),
-    )
+    runtime = make_runtime(reactor, registry, random=random.Random(seed))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.deadlines.keep)
         yield Exchanges(runtime, Endpoint.parse(url), lambda: None)

@@ -6,7 +6,6 @@ asked. `docs/explanation/udp.md` says which test shows which guard.
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import socket
@@ -28,6 +27,7 @@ from listeners.machines import (
     ask_until_answered,
     counts,
     forge,
+    needs_ipv6,
     needs_namespaces,
     receive,
     run_ip,
@@ -37,7 +37,6 @@ from oread.messages import Datagram
 from oread.sockets import options
 
 pytestmark = needs_namespaces
-needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/sys/net/ipv6"), reason="this kernel has no IPv6")
 
 
 @needs_ipv6

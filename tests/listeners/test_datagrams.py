@@ -11,32 +11,14 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from loopback import LOOPBACK, needs_ipv6
 
+from listeners.datagram_services import statistics
 from oread.errors import BadRequest, RegistrationError
-from oread.listeners.runtime import EndpointStatistics
 from oread.messages import Datagram, HttpRequest, Message
 from oread.registry import Registry
-from oread.service import Service, open_service
+from oread.service import open_service
 from oread.sockets import options
-from oread.sockets.interfaces import read_interfaces
-
-LOOPBACK = next(each for each in read_interfaces().all if each.loopback)
-GROUP = "239.255.70.7"
-LIMIT_SECONDS = 10
-linux_only = pytest.mark.skipif(not options.LINUX, reason="groups are bound exactly on Linux only")
-
-
-def has_ipv6() -> bool:
-    """Tell whether this machine has the IPv6 loopback address."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 
 @pytest.fixture
@@ -44,17 +26,6 @@ def registry() -> Registry:
     registry = Registry()
     registry.on("echo", lambda data: data)
     return registry
-
-
-def statistics(service: Service, index: int = 0) -> EndpointStatistics:
-    return service.statistics().endpoints[index]
-
-
-async def wait_messages(service: Service, count: int, index: int = 0) -> None:
-    """Wait until an endpoint has taken so many datagrams."""
-    with trio.fail_after(LIMIT_SECONDS):
-        while statistics(service, index).messages < count:
-            await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 1_000, b"y" * 65_507], ids=len)

@@ -28,6 +28,7 @@ from listeners.machines import (
     ask_until_answered,
     counts,
     forge,
+    needs_ipv6,
     needs_namespaces,
     run_ip,
     write_settings,
@@ -35,7 +36,6 @@ from listeners.machines import (
 from oread.messages import Datagram
 
 pytestmark = needs_namespaces
-needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/sys/net/ipv6"), reason="this kernel has no IPv6")
 
 
 @attrs.frozen

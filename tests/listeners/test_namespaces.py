@@ -6,7 +6,6 @@ other machines as peers.
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Any
 
@@ -25,6 +24,7 @@ from listeners.machines import (
     ask_until_answered,
     counts,
     forge,
+    needs_ipv6,
     needs_namespaces,
     receive,
     wait_until_counted,
@@ -49,7 +49,7 @@ async def test_every_machine_answers_a_group_or_broadcast(
     assert answers == {(b"who is there", (host.address, SERVED)) for host in (network.b, network.c)}
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/sys/net/ipv6"), reason="this kernel has no IPv6")
+@needs_ipv6
 async def test_every_machine_answers_an_ipv6_group(network: Network, machines: Machines) -> None:
     """A link-local group is joined per link and answered by each machine."""
     for host in (network.b, network.c):

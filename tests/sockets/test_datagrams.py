@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from loopback import GROUP, LOOPBACK, linux_only, needs_ipv6
 
 from oread.endpoints import Endpoint
 from oread.errors import EndpointError
@@ -22,22 +23,6 @@ from oread.sockets.interfaces import Interfaces, read_interfaces
 from oread.sockets.routes import CONTROL_BYTES, Route, find_destination, read_details, read_route
 
 HERE = read_interfaces()
-LOOPBACK = next(each for each in HERE.all if each.loopback)
-GROUP = "239.255.70.7"
-linux_only = pytest.mark.skipif(not options.LINUX, reason="groups are bound exactly on Linux only")
-
-
-def has_ipv6() -> bool:
-    """Tell whether this machine has the IPv6 loopback address."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 
 class Opener:
