@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -60,17 +59,6 @@ def read_blocks(text: str) -> list[Block]:
 def by_name(blocks: Sequence[Block], role: str) -> dict[str, str]:
     """Return the texts of one role, by their names."""
     return {block.name: block.text for block in blocks if block.role == role}
-
-
-def skip_if_taken(ports: Sequence[tuple[int, socket.SocketKind]]) -> None:
-    """The examples have fixed ports; somebody may use them."""
-    for port, kind in ports:
-        with socket.socket(socket.AF_INET, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                pytest.skip(f"port {port} is taken")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fixed_ports import holding
 from markdown_examples import (
     READY_LINE,
     ROOT,
@@ -23,7 +24,6 @@ from markdown_examples import (
     read_commands,
     run,
     running,
-    skip_if_taken,
 )
 
 import oread
@@ -104,8 +104,8 @@ def test_the_calls_of_a_page_are_answered_as_it_says(page: str, name: str, tmp_p
     ((command, _),) = read_commands(by_name(PAGES[page], "serves")[name])
     kinds = {"tcp": socket.SOCK_STREAM, "http": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
     found = re.findall(r"(tcp|http|udp)://127\.0\.0\.1:(\d+)", command)
-    skip_if_taken([(int(port), kinds[scheme]) for scheme, port in found])
-    with running(shlex.split(command), READY_LINE, folder=tmp_path):
+    ports = [(int(port), kinds[scheme]) for scheme, port in found]
+    with holding(ports), running(shlex.split(command), READY_LINE, folder=tmp_path):
         check_console(by_name(PAGES[page], "calls")[name], folder=tmp_path)
 
 

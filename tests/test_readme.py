@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 from pathlib import Path
 
 import pytest
+from fixed_ports import DEMO_PORTS, holding
 from markdown_examples import (
     ROOT,
     by_name,
@@ -16,19 +16,16 @@ from markdown_examples import (
     read_commands,
     run,
     running,
-    skip_if_taken,
 )
 
 from oread.endpoints import OPTIONS
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = by_name(read_blocks(README), "example")
-FIXED_PORTS = ((7007, socket.SOCK_STREAM), (7007, socket.SOCK_DGRAM), (7080, socket.SOCK_STREAM))
 
 
 def test_the_first_program_answers_the_second_terminal(tmp_path: Path) -> None:
     """The first screen's program is called by the three tools, as printed."""
-    skip_if_taken(FIXED_PORTS)
     announcing = EXAMPLES["hello.py"].replace(
         "trio.run(oread.serve, registry, *urls)",
         "async def main():\n"
@@ -39,7 +36,7 @@ def test_the_first_program_answers_the_second_terminal(tmp_path: Path) -> None:
     )
     assert announcing != EXAMPLES["hello.py"]
     (tmp_path / "hello.py").write_text(announcing)
-    with running([sys.executable, str(tmp_path / "hello.py")], "ready"):
+    with holding(DEMO_PORTS), running([sys.executable, str(tmp_path / "hello.py")], "ready"):
         check_console(EXAMPLES["second terminal"])
 
 
@@ -62,8 +59,7 @@ def test_the_embedding_example_runs() -> None:
 
 def test_the_calls_of_the_demo_set_print_what_they_say() -> None:
     """`oread call` against `oread serve`, as printed."""
-    skip_if_taken(FIXED_PORTS)
-    with running([sys.executable, "-m", "oread", "serve"], "In a second terminal:"):
+    with holding(DEMO_PORTS), running([sys.executable, "-m", "oread", "serve"], "In a second terminal:"):
         check_console(EXAMPLES["call"])
 
 

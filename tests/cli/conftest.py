@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from fixed_ports import DEMO_PORTS, holding
 
 LONGEST_SECONDS = 60.0
 """A child that still runs then is killed, and its test fails by what is missing."""
@@ -75,6 +76,13 @@ class Daemon:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
+
+
+@pytest.fixture
+def demo_ports() -> Iterator[None]:
+    """Have the demo set's ports; named before `serve`, until its daemons are gone."""
+    with holding(DEMO_PORTS):
+        yield
 
 
 @pytest.fixture

@@ -87,13 +87,8 @@ def test_a_line_for_each_answer_and_a_summary(run: Run, urls: dict[str, str], mo
     )
 
 
-def test_the_demo_set_answers(run: Run, serve: Callable[..., Any]) -> None:
+def test_the_demo_set_answers(demo_ports: None, run: Run, serve: Callable[..., Any]) -> None:
     """The group of `oread serve` alone, with its random delay, answers as the README says."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.bind(("127.0.0.1", 7_007))
-        except OSError:
-            pytest.skip("port 7007 is taken here")
     serve(endpoints=5)
     done = run("ping", "udp://239.255.70.7:7008/echo?interface=lo", "--count", "2", "--interval", "50ms")
     assert done.returncode == 0, done.stderr

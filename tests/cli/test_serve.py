@@ -146,15 +146,8 @@ def test_a_deadline_that_passes_names_whom_it_cancelled(hold: Callable[..., Hold
     assert "1 handlers cancelled" in log
 
 
-def test_the_demo_set_is_served_as_it_is_announced(serve: Callable[..., Any]) -> None:
+def test_the_demo_set_is_served_as_it_is_announced(demo_ports: None, serve: Callable[..., Any]) -> None:
     """Without arguments: TCP and UDP echo, HTTP, a group and a broadcast."""
-    for port, kind in ((7007, socket.SOCK_STREAM), (7080, socket.SOCK_STREAM), (7007, socket.SOCK_DGRAM)):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                pytest.skip(f"port {port} is taken")
     daemon = serve(endpoints=5)
     assert daemon.urls == [
         "tcp://127.0.0.1:7007/echo",
