@@ -4,7 +4,8 @@ A comment before a fenced block says what it is:
 `<!-- example: hello.py -->` a file, or a command known by that name;
 `<!-- output: hello.py -->` what that program prints;
 `<!-- prints: shop -->` commands, each with its output below it;
-`<!-- serves: shop -->` a command that runs while the commands of
+`<!-- serves: shop -->` a command that runs, behind those of `prints: shop`
+if there are any, while the commands of
 `<!-- calls: shop -->` are called, whose output follows each of them.
 """
 
@@ -29,13 +30,13 @@ ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "PYTHONWARNINGS": "error",
 }
-TOOLS = ("nc", "socat", "curl", "oread")
+TOOLS = ("nc", "socat", "curl", "openssl", "oread")
 READY_LINE = "In a second terminal:"
 """What `oread serve` prints once it serves."""
 MOST_SECONDS = 60
 
 _BLOCK = re.compile(r"(?:^<!-- (\w+): ([^\n]+?) -->\n)?^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
 @attrs.frozen

@@ -102,9 +102,12 @@ def test_the_calls_of_a_page_are_answered_as_it_says(page: str, name: str, tmp_p
     """A served example answers the page's commands with the page's output."""
     write_files(page, tmp_path)
     ((command, _),) = read_commands(by_name(PAGES[page], "serves")[name])
-    kinds = {"tcp": socket.SOCK_STREAM, "http": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
-    found = re.findall(r"(tcp|http|udp)://127\.0\.0\.1:(\d+)", command)
-    ports = [(int(port), kinds[scheme]) for scheme, port in found]
+    found = re.findall(r"(\w+)://127\.0\.0\.1:(\d+)", command)
+    ports = [
+        (int(port), socket.SOCK_DGRAM if scheme == "udp" else socket.SOCK_STREAM) for scheme, port in found
+    ]
+    if name in by_name(PAGES[page], "prints"):
+        check_console(by_name(PAGES[page], "prints")[name], folder=tmp_path)
     with holding(ports), running(shlex.split(command), READY_LINE, folder=tmp_path):
         check_console(by_name(PAGES[page], "calls")[name], folder=tmp_path)
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,19 +52,3 @@ def test_options_of_tls_are_refused_without_it(run: Callable[..., Any]) -> None:
     result = run("call", "--insecure", "tcp://127.0.0.1:1", "x")
     assert result.returncode == 2
     assert b"tcp speaks no TLS" in result.stderr
-
-
-def test_the_way_of_the_page_works(
-    serve: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
-) -> None:
-    """A certificate made by openssl, as the how-to writes it, is believed by itself."""
-    page = Path(__file__).parent.parent.parent / "docs" / "how-to" / "tls.md"
-    command = page.read_text().partition("```text\n")[2].partition("oread serve")[0]
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    made = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=False)
-    assert made.returncode == 0, made.stderr
-    daemon = serve("https://127.0.0.1:0?cert=cert.pem&key=key.pem")
-    result = run("call", "--ca", "cert.pem", f"https://127.0.0.1:{daemon.port()}/echo", "hello")
-    assert (result.returncode, result.stdout) == (0, b"hello")
