@@ -1,7 +1,7 @@
 """Compile an event's handlers into one entry, and isolate their failures.
 
-This module holds the only blind `except Exception` of the package: what a
-handler raises becomes a `Failed` value, everything else (Cancelled,
+This module holds the only blind `except Exception` around handlers: what one
+raises becomes a `Failed` value, everything else (Cancelled,
 KeyboardInterrupt) passes. The callables made here are our own code objects,
 so that floors above can mark them for KeyboardInterrupt without touching the
 user's functions.
