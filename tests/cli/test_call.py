@@ -243,7 +243,7 @@ def test_a_reset_call_is_1(run: Callable[..., Any], resetting_port: int) -> None
 @pytest.mark.parametrize(
     ("arguments", "status", "expected"),
     [
-        (["gopher://x:1"], 2, "scheme must be one of"),
+        (["gopher://x:1"], 2, "scheme must be one of tcp, unix, http, tls, https, udp, ws, wss"),
         (["tcp://127.0.0.1"], 2, "a port is needed"),
         (["tcp://127.0.0.1:1", "x", "--wait", "never"], 2, "seconds from 0 to 86400"),
         (["tcp://127.0.0.1:1", "x", "--method", "PUT"], 2, "--method is for http only"),

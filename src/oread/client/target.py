@@ -6,8 +6,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from oread.endpoints import Endpoint
+from oread.endpoints import LIMITS, Endpoint
 from oread.errors import EndpointError
+
+WEBSOCKET_SCHEMES = ("ws", "wss")
+SCHEMES = (*LIMITS, *WEBSOCKET_SCHEMES)
+"""What can be called; those of WebSockets are served by `http` and `https` endpoints."""
 
 
 @attrs.frozen(kw_only=True)
@@ -29,7 +33,10 @@ def parse_target(url: str) -> Target:
     Raises:
         EndpointError: one line that names the fault and what is allowed.
     """
-    websocket = url.lower().startswith(("ws:", "wss:"))
+    scheme = url.partition(":")[0].lower()
+    if scheme not in SCHEMES:
+        raise EndpointError(f"{url!r}: scheme must be one of {', '.join(SCHEMES)}")
+    websocket = scheme in WEBSOCKET_SCHEMES
     if websocket:
         url = f"http{url[2:]}"
     if not url.lower().startswith(("http:", "https:")):
