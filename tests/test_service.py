@@ -357,6 +357,14 @@ def test_embedded_service_takes_no_signals() -> None:
     trio.run(main)
 
 
+async def call_stop(registry: oread.Registry) -> None:
+    """Serve `stop`, call it once, and wait for what it does."""
+    async with oread.open_service(registry, "tcp://127.0.0.1:0/stop") as service:
+        with socket.create_connection(("127.0.0.1", service.endpoints[0].port)) as client:
+            client.sendall(b"x")
+            await trio.sleep_forever()
+
+
 def test_keyboard_interrupt_in_a_handler_ends_the_program() -> None:
     """Ctrl-C inside an inline handler is not isolated like a failure, and leaves no loop half-way."""
     registry = oread.Registry()
@@ -368,14 +376,8 @@ def test_keyboard_interrupt_in_a_handler_ends_the_program() -> None:
         signal.raise_signal(signal.SIGINT)
         return data
 
-    async def main() -> None:
-        async with oread.open_service(registry, "tcp://127.0.0.1:0/stop") as service:
-            with socket.create_connection(("127.0.0.1", service.endpoints[0].port)) as client:
-                client.sendall(b"x")
-                await trio.sleep_forever()
-
     with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
-        trio.run(main)
+        trio.run(call_stop, registry)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -395,11 +397,5 @@ def test_keyboard_interrupt_in_a_generator_ends_the_program(kind: str) -> None:
 
     registry.on("stop", items if kind == "sync" else async_items)
 
-    async def main() -> None:
-        async with oread.open_service(registry, "tcp://127.0.0.1:0/stop") as service:
-            with socket.create_connection(("127.0.0.1", service.endpoints[0].port)) as client:
-                client.sendall(b"x")
-                await trio.sleep_forever()
-
     with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
-        trio.run(main)
+        trio.run(call_stop, registry)

@@ -10,6 +10,7 @@ import trio
 from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 
 import oread
+from listeners.handed_over import hand_over_streams
 
 
 def address_of(service: oread.Service) -> tuple[str, int]:
@@ -20,20 +21,12 @@ def address_of(service: oread.Service) -> tuple[str, int]:
 @pytest.mark.slow
 async def test_stream_passes_trios_own_checks(registry: oread.Registry, serve_one: Any) -> None:
     """The stream of a session keeps the whole contract of a half-closeable stream."""
-    accepted, take = trio.open_memory_channel[tuple[Any, trio.Event]](0)
-
-    @registry.session("hand-over")
-    async def hand_over(stream: Any) -> None:
-        done = trio.Event()
-        await accepted.send((stream, done))
-        await done.wait()
-
+    take = hand_over_streams(registry)
     async with serve_one("tcp://127.0.0.1:0/hand-over") as service:
 
         async def make_pair() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
             client = await trio.open_tcp_stream(*address_of(service))
-            stream, _done = await take.receive()
-            return client, stream
+            return client, await take.receive()
 
         async def make_clogged() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
             client, stream = await make_pair()

@@ -16,6 +16,7 @@ import trio.testing
 from trio.testing import check_half_closeable_stream, check_one_way_stream
 
 import oread
+from listeners.handed_over import hand_over_streams
 from oread.client.tls import TlsStream, open_tls_stream
 from oread.sockets.tls_contexts import make_client_context
 
@@ -127,22 +128,14 @@ async def test_session_passes_trios_own_checks(
     The client's keeps all but one thing, which is only asked of the session
     here: a `send_all` that was cancelled within a record can't be gone on with.
     """
-    accepted, take = trio.open_memory_channel[tuple[Any, trio.Event]](0)
-
-    @registry.session("hand-over")
-    async def hand_over(stream: Any) -> None:
-        done = trio.Event()
-        await accepted.send((stream, done))
-        await done.wait()
-
+    take = hand_over_streams(registry)
     context = tls_files.client_context()
     async with serve_one(f"tls://127.0.0.1:0/hand-over?cert={loopback_pem}") as service:
         address = service.endpoints[0].host, service.endpoints[0].port
 
         async def make_pair() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
             client = await open_tls_stream(await trio.open_tcp_stream(*address), context, "localhost")
-            stream, _done = await take.receive()
-            return client, stream
+            return client, await take.receive()
 
         async def make_sender() -> tuple[trio.abc.SendStream, trio.abc.ReceiveStream]:
             client, stream = await make_pair()
