@@ -107,13 +107,13 @@ async def test_a_view_costs_two_blocks_more(count_allocations: Callable[..., flo
 
 
 async def test_a_line_costs_its_payload_and_its_reply(count_allocations: Callable[..., float]) -> None:
-    """Payload, reply and the numbers of their places; what a read costs is shared by its lines."""
+    """Payload, reply and a counter; what a read costs is shared by its lines."""
     data = (b"x" * 63 + b"\n") * LINES
     url = "tcp://127.0.0.1:0/event?framing=lines"
 
     one, many = (count_allocations(serve(url, part, echo)) for part in (data[:64], data))
 
-    assert (many - one) / (LINES - 1) < 6
+    assert (many - one) / (LINES - 1) < 4
     assert one < 14
 
 
