@@ -5,6 +5,7 @@ The programs land in `benchmarks/build`, which git ignores.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -48,8 +49,10 @@ def _build(tool: str, words: list[str], name: str, sources: list[Path], headers:
     if shutil.which(tool) is None:
         raise MissingError(f"{tool} is not installed")
     BUILD.mkdir(exist_ok=True)
-    command = [tool, *words, str(target), *map(str, sources)]
+    fresh = target.with_name(f"{name}.{os.getpid()}")  # another run must not start half a program
+    command = [tool, *words, str(fresh), *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
     if done.returncode != 0:
         raise MissingError(f"{tool} could not build {name}: {done.stderr.strip()[-300:]}")
+    fresh.replace(target)
     return target
