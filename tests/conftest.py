@@ -12,10 +12,17 @@ import attrs
 import pytest
 import trio
 import trustme
+from hypothesis import HealthCheck, settings
 
 import oread
 from oread.sockets.tls_contexts import make_client_context
 from oread.testing import MemoryClient, MemoryNetwork
+
+# Hypothesis fails by itself what takes over 200 ms, or is slow to make up: no test here asserts a time.
+settings.register_profile(
+    "untimed", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
 
 
 @pytest.fixture

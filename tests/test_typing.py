@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import oread
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +22,7 @@ def test_the_module_that_is_checked_is_served() -> None:
     assert registry.events() == ["echo", "orders/{order_id}", "items", "lines"]
 
 
+@pytest.mark.slow
 def test_handlers_keep_their_types(tmp_path: Path) -> None:
     """A strict type checker sees each decorated function as it was written, and a wrong call of one."""
     result = subprocess.run(

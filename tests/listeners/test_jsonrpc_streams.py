@@ -58,7 +58,7 @@ def echoing() -> oread.Registry:
     return registry
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, len(LINES)), max_size=6))
 async def test_the_answers_do_not_depend_on_the_cuts(cuts: list[int]) -> None:
     """Each line is answered in its turn and ended as it was ended; the last one needs no ending."""

@@ -253,6 +253,7 @@ class _StreamCollector:
         self.taken.append((self.parser.get_method().decode(), self.target.decode("latin-1"), self.body))
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(data=streams())
 def test_nobody_sees_other_requests_in_a_stream(data: bytes) -> None:
@@ -283,6 +284,7 @@ def known_stricter(data: bytes) -> bool:
     return data.startswith(b"\r\n") or b"HTTP/1.2" in data or white_space is not None
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(data=requests())
 def test_what_we_take_the_others_take_alike(data: bytes) -> None:

@@ -105,7 +105,7 @@ def test_plaintext_counts_when_all_its_ciphertext_is_taken(side: Side) -> None:
     assert side.arrived() == b"hello, world"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 @given(rooms=st.lists(st.integers(0, 3_000), max_size=60), size=st.integers(1, 3 * PLAINTEXT_BYTES))
 def test_any_room_gives_the_same_stream(make_side: Any, rooms: list[int], size: int) -> None:
     """However little is taken at a time, the peer gets all of it once."""
