@@ -1,10 +1,11 @@
-"""Sessions whose streams a test has in its own hands."""
+"""Sessions whose streams a test has in its own hands, to pass or to clog."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import oread
 
@@ -19,3 +20,19 @@ def hand_over_streams(registry: oread.Registry) -> trio.MemoryReceiveChannel[Any
         await trio.sleep_forever()
 
     return take
+
+
+async def clog(stream: trio.abc.SendStream) -> None:
+    """Send on a Unix socket until it is full.
+
+    On TCP the kernel makes room again after a while, where its peer reads nothing.
+    """
+
+    async def send() -> None:
+        while True:
+            await stream.send_all(b"x" * 65_536)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()

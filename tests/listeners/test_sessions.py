@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import trio
 from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 
 import oread
-from listeners.handed_over import hand_over_streams
+from listeners.handed_over import clog, hand_over_streams
 
 
 def address_of(service: oread.Service) -> tuple[str, int]:
@@ -18,24 +19,22 @@ def address_of(service: oread.Service) -> tuple[str, int]:
     return service.endpoints[0].host, service.endpoints[0].port
 
 
-@pytest.mark.slow
-async def test_stream_passes_trios_own_checks(registry: oread.Registry, serve_one: Any) -> None:
+async def test_stream_passes_trios_own_checks(
+    registry: oread.Registry, serve_one: Any, tmp_path: Path
+) -> None:
     """The stream of a session keeps the whole contract of a half-closeable stream."""
-    take = hand_over_streams(registry)
-    async with serve_one("tcp://127.0.0.1:0/hand-over") as service:
+    take, path = hand_over_streams(registry), tmp_path / "clogged.sock"
+    async with serve_one("tcp://127.0.0.1:0/hand-over", f"unix://{path}?event=hand-over") as service:
 
         async def make_pair() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
             client = await trio.open_tcp_stream(*address_of(service))
             return client, await take.receive()
 
         async def make_clogged() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
-            client, stream = await make_pair()
+            client: trio.SocketStream = await trio.open_unix_socket(str(path))
+            stream = await take.receive()
             for side in (client, stream):
-                while True:
-                    with trio.move_on_after(0.2) as scope:
-                        await side.send_all(b"x" * 65_536)
-                    if scope.cancelled_caught:
-                        break
+                await clog(side)
             return client, stream
 
         await check_half_closeable_stream(make_pair, make_clogged)
