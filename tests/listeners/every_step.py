@@ -1,0 +1,182 @@
+"""Do something harmful at the first step of a scenario, at the second, until there is none left."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import oread
+from oread.listeners.asgi import AsgiCall
+from oread.listeners.connection import Connection
+from oread.testing import MemoryClient, MemoryNetwork
+
+MOST_STEPS = 2_000
+WAYS = ("cancel", "drain", "reset")
+"""Cancel the whole service, drain it with no time, or have every client crash."""
+
+
+class Scene:
+    """One service in memory, and the clients that a scenario has opened."""
+
+    def __init__(self, network: MemoryNetwork, listening: Any, service: oread.Service) -> None:
+        self._network = network
+        self._listening = listening
+        self.service = service
+        self.clients: list[MemoryClient] = []
+
+    def client(self, **options: Any) -> MemoryClient:
+        """Connect."""
+        client: MemoryClient = self._network.connect(self._listening, **options)
+        self.clients.append(client)
+        return client
+
+    def reset(self) -> None:
+        """Crash as every client."""
+        for client in self.clients:
+            client.reset()
+
+
+Use = Callable[[Scene], Awaitable[None]]
+
+
+class Interruption(trio.abc.Instrument):
+    """Act behind one step, whichever task makes it."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self.steps = 0
+        self.act: Callable[[], object] = int
+        self.happened = False
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Count the steps of all tasks during the block."""
+        trio.lowlevel.add_instrument(self)
+        try:
+            yield
+        finally:
+            trio.lowlevel.remove_instrument(self)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Count it."""
+        self.steps += 1
+        if self.steps == self._step:
+            self.happened = True
+            self.act()
+
+
+async def interrupt_everywhere(
+    registry: oread.Registry, use: Use, way: str, look: Callable[[], object] = int
+) -> int:
+    """Interrupt the scenario at each of its steps; nothing of it may be left.
+
+    Args:
+        registry: what is served.
+        use: the scenario.
+        way: one of `WAYS`.
+        look: asserts what else has to be so afterwards.
+
+    Returns:
+        How many steps there were.
+    """
+    url = "http://:0"
+    await _run(registry, use, "reset", url, Interruption(0))  # begins what the process keeps
+    tasks, descriptors = _tasks(), _open_descriptors()
+    for step in range(1, MOST_STEPS):
+        interruption = Interruption(step)
+        network = await _run(registry, use, way, url, interruption)
+        where = f"{way} at step {step}"
+        assert network.open_sockets == 0, where
+        assert _tasks() == tasks, where
+        assert _open_descriptors() <= descriptors, where
+        look()
+        if not interruption.happened:
+            break
+    gc.collect()
+    left = [each for each in gc.get_objects() if isinstance(each, (Connection, AsgiCall))]
+    assert not left, f"{way}: kept in memory"
+    return step
+
+
+async def _run(
+    registry: oread.Registry, use: Use, way: str, url: str, interruption: Interruption
+) -> MemoryNetwork:
+    network = MemoryNetwork()
+    listening = network.listen()
+    service: oread.Service | None = None
+    with trio.fail_after(30), trio.CancelScope() as scope, interruption.watching():
+        if way == "cancel":
+            interruption.act = scope.cancel
+        async with oread.open_service(registry, oread.Bound(listening, url), poller=network) as service:
+            scene = Scene(network, listening, service)
+            await _use(scene, use, way, interruption)
+            if way != "cancel":
+                _look_for_rests(registry, service, way)
+    if service is not None:
+        _look_for_rests(registry, service, way)
+    return network
+
+
+async def _use(scene: Scene, use: Use, way: str, interruption: Interruption) -> None:
+    if way == "cancel":
+        await use(scene)
+        return
+    drain = trio.Event()
+    interruption.act = drain.set if way == "drain" else scene.reset
+
+    async def drain_later() -> None:
+        await drain.wait()
+        await scene.service.drain(0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain_later)
+        try:
+            await use(scene)
+        except (AssertionError, ConnectionRefusedError, trio.BrokenResourceError):
+            assert interruption.happened
+        interruption.act = int  # too late
+        for client in scene.clients:
+            await client.aclose()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+def _look_for_rests(registry: oread.Registry, service: oread.Service, way: str) -> None:
+    [listener] = service._listeners
+    assert service.statistics().endpoints[0].open == 0, way
+    assert not listener.connections, way  # type: ignore[attr-defined]
+    assert not listener.leaving, way  # type: ignore[attr-defined]
+    assert service._runtime.connections == 0, way
+    for event in registry.events():
+        found = registry.find(event)
+        gate = None if found is None else found[0].gate
+        if gate is not None:
+            assert gate.running == 0, f"{way}: a place of {event}"
+
+
+def _tasks() -> set[trio.lowlevel.Task]:
+    def below(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+        yield task
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                yield from below(child)
+
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return set(below(root))
+
+
+def _open_descriptors() -> set[int]:
+    def look() -> Iterator[int]:
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):  # the listing's own is closed by now
+                os.fstat(int(name))
+                yield int(name)
+
+    return set(look())
