@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Sequence
 
@@ -30,8 +31,8 @@ def events_of(pieces: Sequence[bytes], *, deflate: bool = False) -> list[Event]:
     found = []
     for piece in pieces:
         event = machine.receive(piece)
-        while event is not None:
-            found.append(event)
+        while event is not None or machine.paused:
+            found += [event] if event is not None else []
             event = machine.next_event()
     return found
 
@@ -152,6 +153,32 @@ def test_what_one_side_sends_the_other_reads(size: int) -> None:
     assert client.receive(server.pong(b"x")) == Pong(b"x")
     assert client.receive(server.close(1011, "ä" * 100)) == PeerClosed(1011, "ä" * 61)
     assert server.receive(client.close(1005)) == PeerClosed(1005, "")
+
+
+def test_fragments_are_looked_at_a_few_at_a_time() -> None:
+    """Those of a whole read would hold everybody up: between a few of them the caller has its say."""
+    machine = make()
+    assert (
+        machine.receive(frame(BINARY, fin=False) + frame(MORE, fin=False) * 1_000 + frame(MORE, b"x")) is None
+    )
+    calls = 1
+    while machine.paused:
+        event = machine.next_event()
+        calls += 1
+    assert event == Incoming(b"x", False)
+    assert calls > 60
+
+
+def test_tiny_fragments_cost_no_more_than_their_size() -> None:
+    """A message in fragments of one byte is not kept as as many objects."""
+    machine = WebSocketProtocol(message_bytes=1 << 20, frame_bytes=1 << 20)
+    machine.receive(frame(BINARY, fin=False))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(2_000):
+        machine.receive(frame(MORE, b"x", fin=False))
+    assert tracemalloc.get_traced_memory()[0] - before < 10_000
+    tracemalloc.stop()
 
 
 # compression

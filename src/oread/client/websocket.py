@@ -140,6 +140,8 @@ class WebSocketStream:
                 return None
             elif isinstance(event, Fault):
                 raise trio.BrokenResourceError(f"the service sends what it may not: {event.reason}")
+            elif self._protocol.paused:
+                await trio.lowlevel.checkpoint()
             elif event is None:
                 chunk = await self._stream.receive_some(READ_BYTES)
                 if not chunk:

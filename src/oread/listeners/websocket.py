@@ -184,7 +184,7 @@ class WebSocketConnection(CallingConnection):
             if not more:
                 break
             count += 1
-            look = reply is not None or not count % EVENTS_PER_LOOK
+            look = reply is not None or self._protocol.paused or not count % EVENTS_PER_LOOK
             if size >= READ_BYTES or (look and self._owner.reactor.turn_is_over()):
                 self._defer()
                 break
@@ -201,7 +201,7 @@ class WebSocketConnection(CallingConnection):
         if self._is_behind():
             return None, False
         event = self._protocol.next_event()
-        return (None, False) if event is None else (self._take(event), True)
+        return (None, self._protocol.paused) if event is None else (self._take(event), True)
 
     def _take(self, event: Event) -> bytes | None:
         if isinstance(event, Incoming):
