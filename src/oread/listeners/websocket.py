@@ -165,7 +165,9 @@ class WebSocketConnection(CallingConnection):
         self.pull()
 
     def on_input_end(self) -> None:
-        """Take note of a peer that went without a close frame."""
+        """Take note of a peer that went without a close frame; half a message is dropped."""
+        if self._protocol.within_message:
+            self._owner.count("cut_short")
         if self._close_sent:
             self.finish_writing()
         else:

@@ -134,6 +134,8 @@ class WebSocketProtocol:
         self._begun = bytearray()
         """What has come of a message: tiny fragments kept one by one would take 40 times their size."""
         self._over = False
+        self.within_message = False
+        """Whether a message has begun to come whose end has not."""
         self.paused = False
         """Whether the last call has not looked at all that is there."""
 
@@ -193,7 +195,8 @@ class WebSocketProtocol:
             self._over = True
             self._begun.clear()
             return Fault(TOO_BIG, f"a message is longer than {self._message_bytes} bytes")
-        if not frame.message_finished:
+        self.within_message = not frame.message_finished
+        if self.within_message:
             self._begun += part
             return None
         if self._begun:
