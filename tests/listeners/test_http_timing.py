@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,8 @@ LIMITS = (
     "&stall_seconds=12&keep_alive_seconds=15"
 )
 DRIP_SECONDS = 1.0
+SIOCOUTQNSD = 0x894B
+"""Bytes that were not sent yet (linux/sockios.h)."""
 
 
 async def test_each_slow_peer_ends_at_its_deadline_while_others_are_served(
@@ -86,6 +89,25 @@ async def test_each_slow_peer_ends_at_its_deadline_while_others_are_served(
         b"200",
     ]
     assert served >= 15
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux what it holds")
+async def test_replies_to_slow_readers_do_not_fill_the_kernel(
+    registry: oread.Registry, serve_one: Any
+) -> None:
+    """It takes little more than what its peer takes; the rest waits for its turn."""
+    registry.on("large", lambda: b"x" * 4_000_000)
+    async with serve_one("http://127.0.0.1:0") as service:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.connect(("127.0.0.1", service.endpoints[0].port))
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+            connections = service._listeners[0].connections
+            while not any(each.pending for each in connections):
+                await trio.lowlevel.checkpoint()
+            [connection] = connections
+            unsent = int.from_bytes(fcntl.ioctl(connection.fd, SIOCOUTQNSD, bytes(4)), sys.byteorder)
+            assert 0 < unsent < 300_000
 
 
 MODES = {
