@@ -46,6 +46,33 @@ async def test_sources_are_asked_at_their_bucket(autojump_clock: MockClock) -> N
         assert wanted <= at - start <= wanted + 0.5
 
 
+async def test_many_that_expire_together_let_others_have_their_turn(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no time for a turn each is followed by the other tasks; all are asked once, but the disarmed."""
+    monkeypatch.setattr("oread.reactor.deadlines.TURN_SECONDS", 0.0)
+    log: list[tuple[str, float]] = []
+    deadlines = Deadlines()
+    things = [Thing(deadlines, log, str(number)) for number in range(10)]
+    turns: set[int] = set()
+    when = math.ceil(trio.current_time()) + 1  # a bucket's own time
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.keep)
+        for each in things:
+            deadlines.arm(each, when)
+        await trio.sleep_until(when)
+        for turn in range(30):
+            turns.add(len(log))
+            if turn == 4:
+                deadlines.disarm(next(each for each in things if each.armed != math.inf))
+                deadlines.arm(things[int(log[0][0])], when)
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert len(turns) >= 5
+    assert len(log) == 10
+    assert len({name for name, _ in log}) == 9
+
+
 async def test_disarmed_source_is_not_kept(autojump_clock: MockClock) -> None:
     """A closed connection is asked no more, and nothing holds it."""
     log: list[tuple[str, float]] = []

@@ -14,6 +14,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
+from time import perf_counter
 from typing import Protocol
 
 import attrs
@@ -21,6 +22,9 @@ import trio
 
 GRAIN_SECONDS = 0.25
 """Deadlines of sources are rounded up to a multiple of this."""
+
+TURN_SECONDS = 0.001
+"""How long deadlines are worked off before the others' turn: 8,000 in one bucket took 60 ms."""
 
 _order = itertools.count()
 
@@ -95,18 +99,25 @@ class Deadlines:
                 self._alarm.deadline = self._heap[0][0] if self._heap else math.inf
                 await trio.sleep_forever()
             self._alarm = trio.CancelScope()
-            self._expire(clock())
+            while self._expire(clock()):
+                await trio.lowlevel.checkpoint()
 
-    def _expire(self, now: float) -> None:
+    def _expire(self, now: float) -> bool:
+        """Call what is due until the turn is over; tell whether there is more."""
+        turn_end = perf_counter() + TURN_SECONDS
         while self._heap and self._heap[0][0] <= now:
-            when, _, timer = heapq.heappop(self._heap)
+            when, order, timer = heapq.heappop(self._heap)
             if timer is None:
                 members = self._buckets[when]
                 while members:  # one may disarm others of its bucket
                     source = members.pop()
                     source.armed = math.inf
                     source.on_deadline(now)
+                    if members and perf_counter() >= turn_end:
+                        heapq.heappush(self._heap, (when, order, None))
+                        return True
                 del self._buckets[when]
             elif timer.callback is not None:
                 callback, timer.callback = timer.callback, None
                 callback()
+        return False
