@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import trio
+from foreign_tools import LIMIT_SECONDS, need, run
 
 import oread
 from oread.handlers import inspect
-
-LIMIT_SECONDS = 30
-
-
-def need(tool: str) -> None:
-    """Skip by the name of the tool that is missing."""
-    if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed")
-
-
-async def run(command: Sequence[str], sent: bytes = b"", *, status: int | None = 0) -> str:
-    """Run a client; return what it printed, errors included."""
-    with trio.fail_after(LIMIT_SECONDS):
-        result = await trio.run_process(
-            command, stdin=sent, capture_stdout=True, stderr=subprocess.STDOUT, check=False
-        )
-    text = result.stdout.decode(errors="replace")
-    if status is not None:
-        assert result.returncode == status, text
-    return text
 
 
 class Client:
