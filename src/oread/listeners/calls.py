@@ -11,6 +11,7 @@ Not here: reading, writing and ending as such (`connection`).
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
 from collections.abc import Coroutine
@@ -46,6 +47,10 @@ class CallingConnection(Connection):
 
     def report(self, failed: Failed) -> None:
         """Count and log what a handler raised."""
+        raise NotImplementedError
+
+    def answer(self, result: Any) -> None:
+        """Send what a call came to; begin to stream it when it is an iterator."""
         raise NotImplementedError
 
     def send_item(self, item: Any) -> None:
@@ -88,6 +93,35 @@ class CallingConnection(Connection):
         entry, data = self.job
         coroutine: Coroutine[Any, Any, Any] = entry.start(self, data)
         return coroutine
+
+    def finish(self, result: Any) -> None:
+        """Answer, then go on with what arrived meanwhile."""
+        before = self.flags
+        if before & STREAMING:
+            self.end_stream(result)
+            return
+        if before & CLOSED:
+            self.end_unheard(result)
+            return
+        self.flags = before & ~(BUSY | MASKED | PEER_GONE)
+        self.answer(result)
+        if self.flags & STREAMING:
+            return
+        if before & GATED:
+            self.give_place()
+        self.job = None
+        if not self.flags & (CLOSED | CLOSING):
+            self.on_writable()
+        if self.flags or before != BUSY or self._owner.limits.idle_seconds != math.inf:
+            self.received = self._owner.reactor.tick()
+            self.settle()  # left out when nothing happened meanwhile: 0.4 µs
+
+    def end_unheard(self, result: Any) -> None:
+        """Let go of a call whose peer is gone: only what it failed with is of interest."""
+        self.end_call()
+        if isinstance(result, Failed):
+            self.report(result)
+        self._owner.release(self)
 
     def give_place(self) -> None:
         """Give the call's place back, if it holds one."""
@@ -132,12 +166,11 @@ class CallingConnection(Connection):
     def end_stream(self, failed: Failed | None) -> None:
         """Complete the reply, or break off what can't be completed; then go on."""
         stream, before = self.job, self.flags
-        self.end_call()
         if before & CLOSED:
-            if failed is not None:
-                self.report(failed)
-            self._owner.release(self)
-        elif failed is not None and (stream.begun or (before & PEER_GONE and _is_cancelled(failed))):
+            self.end_unheard(failed)
+            return
+        self.end_call()
+        if failed is not None and (stream.begun or (before & PEER_GONE and _is_cancelled(failed))):
             self.report(failed)
             self.break_off(stream)
         else:

@@ -284,11 +284,8 @@ class HttpConnection(TakenConnection):
                 before = self.flags
         cancelled = isinstance(result, Failed) and isinstance(result.error, HandlerCancelled)
         if before & CLOSED or (before & PEER_GONE and cancelled):
-            self.end_call()
-            if isinstance(result, Failed):
-                self.report(result)
+            self.end_unheard(result)
             self.close()
-            self._owner.release(self)
             return
         self.received = self._owner.reactor.tick()
         assert self._head is not None

@@ -19,7 +19,6 @@ from oread.errors import BadRequest, Busy, HandlerCancelled, HandlerError, Messa
 from oread.listeners.http_replies import failure_parts
 from oread.listeners.http_streams import HttpOwner
 from oread.listeners.roles import Socket
-from oread.listeners.states import BUSY, CLOSED, MASKED, PEER_GONE, STREAMING
 from oread.listeners.streaming import StreamedReply
 from oread.listeners.websocket import Upgrade, WebSocketConnection
 from oread.messages import HttpResponse, Reply, ServerSentEvent, WebSocketMessage
@@ -99,30 +98,15 @@ class HandlerWebSocket(WebSocketConnection):
             return None
         return self.settle_reply(owner.copy_context().run(entry.call, self, message.data))
 
-    def finish(self, result: Any) -> None:
-        """Answer, then go on with what arrived meanwhile."""
-        before = self.flags
-        if before & STREAMING:
-            self.end_stream(result)
-            return
-        if before & CLOSED:
-            self.end_call()
-            if isinstance(result, Failed):
-                self.report(result)
-            self._owner.release(self)
-            return
-        self.flags = before & ~(BUSY | MASKED | PEER_GONE)
+    def answer(self, result: Any) -> None:
+        """Send the reply; what has ended counts as a sign of life."""
+        self._served = self._owner.reactor.tick()
         reply = self.settle_reply(result)
-        if self.flags & STREAMING:
-            return
-        self.give_place()
-        self.job = None
         if reply is not None:
             self.send_message(reply)
-        self.go_on()
 
     def go_on(self) -> None:
-        """Serve what arrived meanwhile; what has ended counts as a sign of life."""
+        """Serve what arrived meanwhile; a reply that has ended counts as a sign of life."""
         self._served = self._owner.reactor.tick()
         super().go_on()
 
