@@ -54,7 +54,7 @@ def read_frames(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def request(path: str, *fields: str, drop: str = "", method: str = "GET", version: str = "1.1") -> bytes:
+def upgrade(path: str, *fields: str, drop: str = "", method: str = "GET", version: str = "1.1") -> bytes:
     """Write a handshake; `drop` leaves out the field of that name."""
     lines = [
         "Host: a",
@@ -77,7 +77,7 @@ class Socket:
 
     async def open(self, path: str, *fields: str, behind: bytes = b"") -> None:
         """Ask for a WebSocket, with bytes behind the head in the same segment."""
-        await self.stream.send_all(request(path, *fields) + behind)
+        await self.stream.send_all(upgrade(path, *fields) + behind)
         while b"\r\n\r\n" not in self._received:
             chunk = await self.stream.receive_some()
             assert chunk, self._received
@@ -107,3 +107,10 @@ class Socket:
         while chunk := await self.stream.receive_some():
             self._received += chunk
         return read_frames(self._received)
+
+
+async def open_socket(memory: Any, path: str = "/echo", *fields: str, **options: Any) -> Socket:
+    """Ask for a WebSocket on a connection of its own; `head` is what was answered."""
+    socket = Socket(memory.client(**options))
+    await socket.open(path, *fields)
+    return socket

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from http_exchanges import exchange, get
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import oread
@@ -42,25 +43,11 @@ def serve_logged(registry: oread.Registry, records: list[oread.AccessRecord]) ->
     return serve
 
 
-def get(target: str, *fields: str, method: str = "GET") -> bytes:
-    """Write one request."""
-    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: a", *fields, "", ""]).encode()
-
-
 def told(records: list[oread.AccessRecord]) -> list[tuple[Any, ...]]:
     """Return what matters of each record, and forget them."""
     found = [(each.method, each.target, each.status, each.sent_bytes, each.complete) for each in records]
     records.clear()
     return found
-
-
-async def ask(connect: Any, data: bytes) -> bytes:
-    """Send, half-close, read all."""
-    client = connect()
-    await client.send_all(data)
-    await client.send_eof()
-    received: bytes = await client.receive_all()
-    return received
 
 
 async def test_every_kind_of_answer_is_told(
@@ -95,7 +82,7 @@ async def test_every_kind_of_answer_is_told(
         wire += get("/file") + get("/file", "Range: bytes=0-9") + get("/text", method="HEAD")
         wire += get("/file", method="HEAD") + get("/stream") + get("/breaks-early") + get("/nowhere")
         wire += get("/upload", "Content-Length: 3", method="POST") + b"abc" + get("/fails") + get("/breaks")
-        await ask(connect, wire)
+        await exchange(connect, wire)
         assert told(records) == [
             ("GET", "/text?q=1", 200, 4, True),
             ("POST", "/async", 200, 2, True),
@@ -118,9 +105,9 @@ async def test_what_is_refused_is_told(
 ) -> None:
     """By the machine, before a head or within a body; and by a deadline."""
     async with serve_logged() as (connect, _):
-        await ask(connect, b"GET / HTTP/1.1\r\n\r\n")
+        await exchange(connect, b"GET / HTTP/1.1\r\n\r\n")
         assert told(records) == [(None, None, 400, len("no Host\n"), True)]
-        await ask(connect, get("/bytes", "Transfer-Encoding: chunked", method="POST") + b"zz\r\n")
+        await exchange(connect, get("/bytes", "Transfer-Encoding: chunked", method="POST") + b"zz\r\n")
         assert told(records)[0][:3] == ("POST", "/bytes", 400)
         for data, method in ((b"GET", None), (get("/bytes", "Content-Length: 2", method="POST"), "POST")):
             client = connect()
@@ -160,7 +147,7 @@ async def test_json_rpc_is_told_too(
         for event in ("bytes", "waits"):
             body = f'{{"jsonrpc":"2.0","id":1,"method":"{event}","params":["x"]}}'
             fields = ("Content-Type: application/json", f"Content-Length: {len(body)}")
-            await ask(connect, get("/rpc", *fields, method="POST") + body.encode())
+            await exchange(connect, get("/rpc", *fields, method="POST") + body.encode())
         assert [each[:3] for each in told(records)] == [("POST", "/rpc", 200)] * 2
 
 
@@ -171,7 +158,7 @@ async def test_a_log_that_fails_harms_no_request(serve_logged: Any, caplog: Any)
         raise OSError("disk full")
 
     async with serve_logged(log=fails) as (connect, _):
-        assert b"200 OK" in await ask(connect, get("/bytes"))
+        assert b"200 OK" in await exchange(connect, get("/bytes"))
     assert "disk full" in caplog.text
 
 

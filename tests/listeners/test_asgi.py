@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
+from http_exchanges import exchange, get
 from trio.testing import MockClock, wait_all_tasks_blocked
-from websocket_frames import BINARY, CLOSE, PING, PONG, TEXT, Socket, close, frame, request
+from websocket_frames import BINARY, CLOSE, PING, PONG, TEXT, close, frame, open_socket, upgrade
 
 import oread
+from listeners.asgi_applications import Call, answer, without_lifespan
 from oread.errors import ApplicationError
 from oread.listeners.asgi import PeerGoneError
 
-Call = Callable[[dict[str, Any], Any, Any], Any]
-
-
-def http_app(serve: Call) -> Call:
-    """Make an application of a function for requests; it has no lifespan."""
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            raise NotImplementedError
-        await serve(scope, receive, send)
-
-    return app
-
-
-async def answer(
-    send: Any, body: bytes = b"", status: int = 200, headers: Any = (), *, more: bool = False
-) -> None:
-    """Send a response, or its beginning."""
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def get(path: str, *fields: str, method: str = "GET", version: str = "1.1") -> bytes:
-    """Write one request."""
-    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: a", *fields, "", ""]).encode()
-
-
 LAST = "Connection: close"
-
-
-async def ask(memory: Any, data: bytes) -> bytes:
-    """Send on a connection of its own, and return all that comes back."""
-    client = memory.client()
-    await client.send_all(data)
-    received: bytes = await client.receive_all()
-    return received
 
 
 async def test_the_scope_says_what_was_asked(registry: oread.Registry, serve_memory: Any) -> None:
@@ -60,11 +26,11 @@ async def test_the_scope_says_what_was_asked(registry: oread.Registry, serve_mem
         seen.append(scope)
         await answer(send)
 
-    registry.mount_asgi("t/{tenant}/app", http_app(serve))
+    registry.mount_asgi("t/{tenant}/app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        await ask(memory, get("/t/x%20y/app/a%2Fb/%C3%A4?q=%20", "X-A: \xe9", "x-a: 2", LAST))
+        await exchange(memory.client, get("/t/x%20y/app/a%2Fb/%C3%A4?q=%20", "X-A: \xe9", "x-a: 2", LAST))
         for path in ("/t/1/app", "/t/1/app/", "/t/1/app//b/"):
-            await ask(memory, get(path, LAST))
+            await exchange(memory.client, get(path, LAST))
     scope = seen[0]
     assert {name: scope[name] for name in ("type", "http_version", "method", "scheme")} == {
         "type": "http",
@@ -92,14 +58,14 @@ async def test_other_events_go_before_an_application_that_has_the_whole_tree(
     async def serve(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await answer(send, f"app {scope['path']}{scope['root_path']}".encode())
 
-    mounted = registry.mount_asgi("", http_app(serve))
+    mounted = registry.mount_asgi("", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        assert (await ask(memory, get("/none", LAST))).startswith(b"HTTP/1.1 204 ")
-        assert (await ask(memory, get("/x/y", LAST))).endswith(b"\r\n\r\napp /x/y")
-        assert (await ask(memory, get("/", LAST))).endswith(b"\r\n\r\napp /")
-        assert (await ask(memory, get("/x", LAST, method="TRACE"))).startswith(b"HTTP/1.1 405 ")
+        assert (await exchange(memory.client, get("/none", LAST))).startswith(b"HTTP/1.1 204 ")
+        assert (await exchange(memory.client, get("/x/y", LAST))).endswith(b"\r\n\r\napp /x/y")
+        assert (await exchange(memory.client, get("/", LAST))).endswith(b"\r\n\r\napp /")
+        assert (await exchange(memory.client, get("/x", LAST, method="TRACE"))).startswith(b"HTTP/1.1 405 ")
         mounted.remove()
-        assert (await ask(memory, get("/x/y", LAST))).startswith(b"HTTP/1.1 404 ")
+        assert (await exchange(memory.client, get("/x/y", LAST))).startswith(b"HTTP/1.1 404 ")
 
 
 async def test_bodies_are_read_as_they_come(registry: oread.Registry, serve_memory: Any) -> None:
@@ -116,7 +82,7 @@ async def test_bodies_are_read_as_they_come(registry: oread.Registry, serve_memo
             more = message["more_body"]
         await answer(send, b"".join(part for part, _ in parts))
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         client = memory.client()
         await client.send_all(get("/app", "Content-Length: 6", "Expect: 100-continue", LAST, method="POST"))
@@ -137,10 +103,12 @@ async def test_requests_behind_it_are_answered_in_order(registry: oread.Registry
         message = await receive()
         await answer(send, message["body"] + scope["path"].encode())
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         chunked = get("/app/2", "Transfer-Encoding: chunked", method="PUT") + b"1\r\nx\r\n0\r\n\r\n"
-        received = await ask(memory, get("/app/1") + chunked + get("/bytes") + get("/app/3", LAST))
+        received = await exchange(
+            memory.client, get("/app/1") + chunked + get("/bytes") + get("/app/3", LAST)
+        )
         at = [received.index(text) for text in (b"/app/1", b"x/app/2", b"octet-stream", b"/app/3")]
         assert at == sorted(at)
         assert received.count(b"HTTP/1.1 200 ") == 4
@@ -183,12 +151,12 @@ async def test_responses_are_framed_by_the_engine(
         for at, part in enumerate(parts, 1):
             await send({"type": "http.response.body", "body": part, "more_body": at < len(parts)})
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        head, _, received = (await ask(memory, get("/app", LAST))).partition(b"\r\n\r\n")
+        head, _, received = (await exchange(memory.client, get("/app", LAST))).partition(b"\r\n\r\n")
         assert in_head in head
         assert received == body
-        received = await ask(memory, get("/app", method="HEAD") + get("/none", LAST))
+        received = await exchange(memory.client, get("/app", method="HEAD") + get("/none", LAST))
         head, _, rest = received.partition(b"\r\n\r\n")
         assert in_head in head
         assert rest.startswith(b"HTTP/1.1 204 ")
@@ -204,9 +172,9 @@ async def test_to_http_1_0_a_streamed_body_ends_with_the_connection(
         await answer(send, b"a", more=True)
         await send({"type": "http.response.body", "body": b"b"})
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        received = await ask(memory, get("/app", "Connection: keep-alive", version="1.0"))
+        received = await exchange(memory.client, get("/app", "Connection: keep-alive", version="1.0"))
         assert b"Transfer-Encoding" not in received
         assert received.endswith(b"\r\n\r\nab")
 
@@ -217,9 +185,9 @@ async def test_an_application_may_close_the_connection(registry: oread.Registry,
     async def serve(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await answer(send, headers=[(b"connection", b"close"), (b"keep-alive", b"9")])
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        received = await ask(memory, get("/app") + get("/bytes"))
+        received = await exchange(memory.client, get("/app") + get("/bytes"))
         assert received.count(b"HTTP/1.1 ") == 1
         assert b"\r\nConnection: close\r\n" in received
         assert b"keep-alive" not in received
@@ -300,9 +268,9 @@ async def test_what_fails_before_a_byte_was_sent_is_a_500(
     registry: oread.Registry, serve_memory: Any, serve: Call
 ) -> None:
     """It is counted as a failure, and the connection goes on."""
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        received = await ask(memory, get("/app") + get("/none", LAST))
+        received = await exchange(memory.client, get("/app") + get("/none", LAST))
         assert received.startswith(b"HTTP/1.1 500 ")
         assert b"HTTP/1.1 204 " in received
         assert memory.service.statistics().endpoints[0].failures == 1
@@ -324,9 +292,9 @@ async def test_what_fails_in_the_middle_is_broken_off(
         if way == "long":
             await send({"type": "http.response.body", "body": b"defghijk"})
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        _, _, body = (await ask(memory, get("/app") + get("/none"))).partition(b"\r\n\r\n")
+        _, _, body = (await exchange(memory.client, get("/app") + get("/none"))).partition(b"\r\n\r\n")
         assert body == {"short": b"abcdef", "long": b"abc"}.get(way, b"3\r\nabc\r\n")
         await wait_all_tasks_blocked()
         assert memory.service.statistics().endpoints[0].failures == 1
@@ -350,7 +318,7 @@ async def test_the_peers_going_is_told_where_it_receives_and_where_it_sends(
             ended.set()
             raise
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         client = memory.client()
         await client.send_all(get("/app"))
@@ -374,7 +342,7 @@ async def test_a_body_that_is_cut_short_is_a_disconnect(registry: oread.Registry
             heard.append(await receive())
         ended.set()
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         client = memory.client()
         await client.send_all(get("/app", "Content-Length: 6", method="POST") + b"abc")
@@ -391,12 +359,14 @@ async def test_a_body_over_the_limit_is_413(registry: oread.Registry, serve_memo
         while (await receive())["type"] == "http.request":
             pass
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0?stream_bytes=10&body_bytes=10") as memory:
-        received = await ask(memory, get("/app", "Content-Length: 11", method="POST"))
+        received = await exchange(memory.client, get("/app", "Content-Length: 11", method="POST"))
         assert received.startswith(b"HTTP/1.1 413 ")
         chunks = b"5\r\nabcde\r\n6\r\nabcdef\r\n"
-        received = await ask(memory, get("/app", "Transfer-Encoding: chunked", method="POST") + chunks)
+        received = await exchange(
+            memory.client, get("/app", "Transfer-Encoding: chunked", method="POST") + chunks
+        )
         assert received.startswith(b"HTTP/1.1 413 ")
 
 
@@ -414,9 +384,9 @@ async def test_work_behind_a_response_holds_nobody_up(registry: oread.Registry, 
         await free.wait()
         heard.append("worked")
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        received = await ask(memory, get("/app") + get("/none", LAST))
+        received = await exchange(memory.client, get("/app") + get("/none", LAST))
         assert received.count(b"HTTP/1.1 ") == 2
         async with trio.open_nursery() as nursery:
             nursery.start_soon(memory.service.drain, 60)
@@ -437,14 +407,14 @@ async def test_work_behind_responses_is_bounded(
         await answer(send)
         await free.wait()
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        received = await ask(memory, get("/app") * 5 + get("/none", LAST))
+        received = await exchange(memory.client, get("/app") * 5 + get("/none", LAST))
         assert received.count(b"HTTP/1.1 200 ") == 3
         assert received.count(b"HTTP/1.1 503 ") == 2
         free.set()
         await wait_all_tasks_blocked()
-        assert (await ask(memory, get("/app", LAST))).startswith(b"HTTP/1.1 200 ")
+        assert (await exchange(memory.client, get("/app", LAST))).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("answered", [False, True])
@@ -463,7 +433,7 @@ async def test_a_drain_cancels_at_its_deadline(
             ends.append("cancelled")
             raise
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         client = memory.client()
         await client.send_all(get("/app"))
@@ -485,7 +455,7 @@ async def test_a_slow_reader_holds_the_application_up(registry: oread.Registry, 
             sent += 1
         await send({"type": "http.response.body"})
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         client = memory.client(room=1_000)
         await client.send_all(get("/app", LAST))
@@ -508,7 +478,7 @@ async def test_leaving_the_service_cancels_applications(registry: oread.Registry
             pass
         await trio.sleep_forever()
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         for path in ("/app", "/app/sent", "/app/begun"):
             client = memory.client()
@@ -556,7 +526,7 @@ async def test_lifespans_are_around_everything_that_is_served(
     async with serve_memory("http://:0") as memory:
         assert app.log == ["startup"]
         for path in ("/one", "/inner/two/x"):
-            assert (await ask(memory, get(path, LAST))).startswith(b"HTTP/1.1 200 ")
+            assert (await exchange(memory.client, get(path, LAST))).startswith(b"HTTP/1.1 200 ")
         assert "shutdown" not in app.log
     assert app.log == ["startup", {"shared": 42, "mine": 1}, {"shared": 42, "mine": 1}, "shutdown"]
 
@@ -593,8 +563,8 @@ async def test_an_application_mounted_while_serving_starts_with_its_first_reques
     async with serve_memory("http://:0") as memory:
         registry.mount_asgi("late", app)
         registry.mount_asgi("bad", failing)
-        assert (await ask(memory, get("/late", LAST))).startswith(b"HTTP/1.1 200 ")
-        assert (await ask(memory, get("/bad", LAST))).startswith(b"HTTP/1.1 500 ")
+        assert (await exchange(memory.client, get("/late", LAST))).startswith(b"HTTP/1.1 200 ")
+        assert (await exchange(memory.client, get("/bad", LAST))).startswith(b"HTTP/1.1 500 ")
     assert app.log == ["startup", {"shared": 42, "mine": 1}, "shutdown"]
 
 
@@ -646,13 +616,6 @@ async def test_what_is_no_application_is_refused(registry: oread.Registry, serve
 # WebSocket
 
 
-async def open_socket(memory: Any, path: str = "/app", *fields: str) -> Socket:
-    """Ask for a WebSocket; `head` is what was answered."""
-    socket = Socket(memory.client())
-    await socket.open(path, *fields)
-    return socket
-
-
 async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Accept, and send every message back."""
     assert await receive() == {"type": "websocket.connect"}
@@ -670,7 +633,7 @@ async def test_websockets_are_the_applications(registry: oread.Registry, serve_m
         scopes.append(scope)
         await echo(scope, receive, send)
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         socket = await open_socket(memory, "/app/x?q", "Sec-WebSocket-Protocol: v1, v2")
         assert socket.head.startswith(b"HTTP/1.1 101 ")
@@ -700,15 +663,15 @@ async def test_its_disconnect_has_the_peers_code_behind_all_messages(
         with pytest.raises(OSError):
             await send({"type": "websocket.send", "text": "late"})
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        socket = await open_socket(memory)
+        socket = await open_socket(memory, "/app")
         await socket.send(frame(TEXT, b"a"), frame(TEXT, b"b"), close(3_000, b"why"))
         await trio.sleep(2)
         assert [message.get("text") for message in heard] == ["a", "b", None]
         assert heard[-1] == {"type": "websocket.disconnect", "code": 3_000, "reason": "why"}
         heard.clear()
-        socket = await open_socket(memory)
+        socket = await open_socket(memory, "/app")
         socket.stream.reset()
         await trio.sleep(2)
         assert heard == [{"type": "websocket.disconnect", "code": 1006, "reason": ""}]
@@ -742,9 +705,9 @@ async def test_what_it_does_not_accept_is_answered_by_http(
         for message in sent:
             await send(message)
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        received = await ask(memory, request("/app"))
+        received = await exchange(memory.client, upgrade("/app"))
         assert received.startswith(b"HTTP/1.1 " + status)
         assert b"\r\nConnection: close\r\n" in received
         assert received.partition(b"\r\n\r\n")[2] == body
@@ -773,9 +736,9 @@ async def test_its_end_is_the_connections(
             with pytest.raises(ApplicationError):
                 await send({"type": "websocket.send", "text": "late"})
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        socket = await open_socket(memory)
+        socket = await open_socket(memory, "/app")
         assert await socket.receive(2) == [(BINARY, b"x"), (CLOSE, answered)]
         await socket.send(close(1000))
         assert await socket.receive_rest() == []
@@ -798,9 +761,9 @@ async def test_what_it_does_not_take_waits_in_the_peers_socket(
         while (message := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": str(len(message["bytes"]))})
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0?ws_ping_seconds=inf") as memory:
-        socket = await open_socket(memory)
+        socket = await open_socket(memory, "/app")
         sent = 0
         with trio.move_on_after(0.5):
             while True:
@@ -826,11 +789,11 @@ async def test_a_drain_tells_its_websockets_to_go(
         if scope["path"] == "/app/stays":
             await trio.sleep_forever()
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
-        ends, stays = await open_socket(memory), await open_socket(memory, "/app/stays")
+        ends, stays = await open_socket(memory, "/app"), await open_socket(memory, "/app/stays")
         slow = memory.client()
-        await slow.send_all(request("/app/slow"))
+        await slow.send_all(upgrade("/app/slow"))
         await wait_all_tasks_blocked()
         report = await memory.service.drain(10)
         assert len(report.cancelled) == 2
@@ -850,8 +813,8 @@ async def test_leaving_the_service_cancels_its_websockets(
             await send({"type": "websocket.accept"})
         await trio.sleep_forever()
 
-    registry.mount_asgi("app", http_app(serve))
+    registry.mount_asgi("app", without_lifespan(serve))
     async with serve_memory("http://:0") as memory:
         await open_socket(memory, "/app/accepted")
-        await memory.client().send_all(request("/app"))
+        await memory.client().send_all(upgrade("/app"))
         await wait_all_tasks_blocked()

@@ -19,9 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
-from trio_websocket import ConnectionClosed, ConnectionRejected, wrap_client_stream
+from trio_websocket import ConnectionClosed, ConnectionRejected
 
 import oread
+from listeners.trio_websockets import open_websocket
 
 LIMIT_SECONDS = 20
 
@@ -34,17 +35,6 @@ async def asking(registry: oread.Registry) -> AsyncIterator[tuple[httpx2.AsyncCl
             base = f"http://127.0.0.1:{service.endpoints[0].port}"
             async with httpx2.AsyncClient(base_url=base) as client:
                 yield client, service
-
-
-@contextlib.asynccontextmanager
-async def open_websocket(service: oread.Service, path: str, **options: Any) -> AsyncIterator[Any]:
-    """Open a WebSocket with trio-websocket."""
-    port = service.endpoints[0].port
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream, trio.open_nursery() as nursery:
-        client = await wrap_client_stream(nursery, stream, f"127.0.0.1:{port}", path, **options)
-        async with client:
-            yield client
-        nursery.cancel_scope.cancel()
 
 
 class Shop:

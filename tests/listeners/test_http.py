@@ -7,9 +7,9 @@ import pathlib
 import socket
 from typing import Any
 
-import h11
 import pytest
 import trio
+from http_exchanges import exchange, read_responses
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import oread
@@ -46,42 +46,11 @@ def post(path: str, body: bytes, *fields: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-def responses(data: bytes, methods: list[bytes]) -> list[tuple[int, dict[bytes, bytes], bytes]]:
-    """Read responses with h11, one for each method, and nothing behind them."""
-    found = []
-    connection = h11.Connection(h11.CLIENT)
-    connection.receive_data(data)
-    connection.receive_data(b"")
-    for method in methods:
-        connection.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
-        connection.send(h11.EndOfMessage())
-        body = b""
-        head: Any = None
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Response):
-                head = event
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            else:
-                assert isinstance(event, h11.InformationalResponse), event
-        found.append((head.status_code, dict(head.headers), body))
-        if connection.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
-            connection.start_next_cycle()
-    return found
-
-
 async def ask(
     memory: Any, data: bytes, *methods: bytes, end: bool = True
 ) -> list[tuple[int, dict[bytes, bytes], bytes]]:
     """Send, half-close, read the responses."""
-    client = memory.client()
-    await client.send_all(data)
-    if end:
-        await client.send_eof()
-    return responses(await client.receive_all(), list(methods or (b"POST",)))
+    return read_responses(await exchange(memory.client, data, end=end), methods or (b"POST",))
 
 
 async def test_handlers_of_every_kind_are_served(registry: oread.Registry, serve_memory: Any) -> None:
@@ -266,7 +235,7 @@ async def test_mebibyte_body_echoes_intact(serve_one: Any) -> None:
             received = bytearray()
             async for chunk in stream:
                 received += chunk
-        [(status, _, got)] = responses(bytes(received), [b"POST"])
+        [(status, _, got)] = read_responses(bytes(received), [b"POST"])
         assert (status, got == body) == (200, True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+from http_exchanges import exchange, get
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import oread
@@ -66,11 +67,6 @@ def root(tmp_path: pathlib.Path, registry: oread.Registry) -> pathlib.Path:
     return inside
 
 
-def get(target: str, *fields: str, method: str = "GET", version: str = "1.1") -> bytes:
-    """Write one request."""
-    return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: a", *fields, "", ""]).encode()
-
-
 def split(data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
     """Split one response into status, fields and what is behind the head."""
     head, _, rest = data.partition(b"\r\n\r\n")
@@ -80,10 +76,7 @@ def split(data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
 
 async def ask(memory: Any, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
     """Send, half-close, read all."""
-    client = memory.client()
-    await client.send_all(data)
-    await client.send_eof()
-    return split(await client.receive_all())
+    return split(await exchange(memory.client, data))
 
 
 async def test_a_file_has_its_type_length_and_validators(root: pathlib.Path, serve_memory: Any) -> None:

@@ -8,28 +8,13 @@ from typing import Any
 
 import pytest
 import trio
+from http_exchanges import exchange, get
 
 import oread
 
 TRUSTING = "?trusted_proxies=127.0.0.1"
 KEPT = b"GET /bytes HTTP/1.1\r\nHost: a\r\n\r\n"
 """What shows, behind another request, that the connection was kept."""
-
-
-def request(target: str, *fields: str, method: str = "GET", version: str = "1.1", body: bytes = b"") -> bytes:
-    """Write one request."""
-    lines = [f"{method} {target} HTTP/{version}", "Host: a", *fields, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-async def exchange(memory: Any, data: bytes, *, end: bool = True) -> bytes:
-    """Return everything that comes back until the service closes."""
-    client = memory.client()
-    await client.send_all(data)
-    if end:
-        await client.send_eof()
-    received: bytes = await client.receive_all()
-    return received
 
 
 def heads(received: bytes) -> list[bytes]:
@@ -54,8 +39,8 @@ async def test_a_declared_length_frames_a_stream(
     """As long as it says: bare bytes, no chunks, and the connection is kept, by 1.0 too."""
     registry.on("file", declares("6", "abc", "", "def"))
     async with serve_memory("http://:0") as memory:
-        wire = request("/file", "Connection: keep-alive", version=version) + KEPT
-        received = await exchange(memory, wire)
+        wire = get("/file", "Connection: keep-alive", version=version) + KEPT
+        received = await exchange(memory.client, wire)
         head, _, rest = received.partition(b"\r\n\r\n")
         assert b"Content-Length: 6" in head
         assert b"chunked" not in head
@@ -69,7 +54,7 @@ async def test_what_is_longer_than_declared_is_never_sent(
     """The item that goes too far stays here; the connection ends."""
     registry.on("file", declares("3", *items))
     async with serve_memory("http://:0") as memory:
-        received = await exchange(memory, request("/file") + KEPT)
+        received = await exchange(memory.client, get("/file") + KEPT)
         body = received.partition(b"\r\n\r\n")[2]
         assert len(body) <= 3
         assert b"abcd".startswith(body)
@@ -84,7 +69,7 @@ async def test_what_is_shorter_than_declared_is_closed_never_padded(
     """The peer can tell by the missing bytes."""
     registry.on("file", declares("9", "abc"))
     async with serve_memory("http://:0") as memory:
-        received = await exchange(memory, request("/file") + KEPT)
+        received = await exchange(memory.client, get("/file") + KEPT)
         assert received.endswith(b"\r\n\r\nabc")
         assert heads(received) == [b"HTTP/1.1 200 OK"]
     assert "6 bytes before its declared length" in caplog.text
@@ -118,7 +103,7 @@ async def test_only_the_engine_frames(
     registry.on("whole", lambda: oread.HttpResponse("abc", headers=[("Content-Length", length), *extra]))
     async with serve_memory("http://:0") as memory:
         for target in ("/file", "/whole"):
-            received = await exchange(memory, request(target) + KEPT)
+            received = await exchange(memory.client, get(target) + KEPT)
             assert heads(received) == [b"HTTP/1.1 500 Internal Server Error", b"HTTP/1.1 200 OK"]
             assert b"chunked" not in received
 
@@ -130,7 +115,7 @@ async def test_bodiless_statuses_have_no_body_and_no_length(
     """No Content-Length, no Transfer-Encoding, and the next answer stands right behind."""
     registry.on("none", lambda: oread.HttpResponse("never sent", status=status))
     async with serve_memory("http://:0") as memory:
-        head, _, rest = (await exchange(memory, request("/none") + KEPT)).partition(b"\r\n\r\n")
+        head, _, rest = (await exchange(memory.client, get("/none") + KEPT)).partition(b"\r\n\r\n")
         assert b"Content-Length" not in head
         assert b"Transfer-Encoding" not in head
         assert rest.startswith(b"HTTP/1.1 200 OK")
@@ -150,7 +135,9 @@ async def test_head_has_no_body_whatever_the_handler_gives(
 
     registry.on("it", {"stream": stream, "async": astream, "text": lambda: "abc"}[kind])
     async with serve_memory("http://:0") as memory:
-        head, _, rest = (await exchange(memory, request("/it", method="HEAD") + KEPT)).partition(b"\r\n\r\n")
+        head, _, rest = (await exchange(memory.client, get("/it", method="HEAD") + KEPT)).partition(
+            b"\r\n\r\n"
+        )
         assert (b"Content-Length: 3" in head) == (kind == "text")
         assert rest.startswith(b"HTTP/1.1 200 OK")
 
@@ -161,7 +148,7 @@ async def test_every_answer_has_a_date(registry: oread.Registry, serve_memory: A
     registry.on("file", declares("3", "abc"))
     async with serve_memory("http://:0") as memory:
         for target in ("/bytes", "/moved", "/nowhere", "/fails", "/file", "/%"):
-            received = await exchange(memory, request(target))
+            received = await exchange(memory.client, get(target))
             assert received.count(b"\r\nDate: ") == 1, received
 
 
@@ -181,7 +168,7 @@ async def test_the_server_field_is_sent_where_it_is_asked_for(
     registry.on("own", lambda: oread.HttpResponse("x", headers=own))
     async with serve_memory(url) as memory:
         for target in ("/own", "/nowhere"):
-            received = await exchange(memory, request(target))
+            received = await exchange(memory.client, get(target))
             found = [line[8:] for line in received.split(b"\r\n") if line.startswith(b"Server: ")]
             named = target == "/own" or "server=" in url
             wanted = sent if target == "/own" else b"oread/1" if "/1" in url else b"oread"
@@ -200,15 +187,15 @@ async def test_methods_that_are_not_served_are_told(registry: oread.Registry, se
     registry.on("some", lambda: "x", methods=("GET", "PUT"))
     registry.on("own", lambda: "mine", methods=("OPTIONS",))
     async with serve_memory("http://:0") as memory:
-        received = await exchange(memory, request("/some", method="POST") + KEPT)
+        received = await exchange(memory.client, get("/some", method="POST") + KEPT)
         assert heads(received) == [b"HTTP/1.1 405 Method Not Allowed", b"HTTP/1.1 200 OK"]
         assert b"\r\nAllow: GET, HEAD, OPTIONS, PUT\r\n" in received
-        received = await exchange(memory, request("/some", method="OPTIONS") + KEPT)
+        received = await exchange(memory.client, get("/some", method="OPTIONS") + KEPT)
         assert heads(received) == [b"HTTP/1.1 204 No Content", b"HTTP/1.1 200 OK"]
         assert b"\r\nAllow: GET, HEAD, OPTIONS, PUT\r\n" in received
-        assert (await exchange(memory, request("/own", method="OPTIONS"))).endswith(b"mine")
+        assert (await exchange(memory.client, get("/own", method="OPTIONS"))).endswith(b"mine")
         for method, status in (("TRACE", b"405"), ("HEAD", b"200")):
-            received = await exchange(memory, request("/bytes", method=method))
+            received = await exchange(memory.client, get("/bytes", method=method))
             assert heads(received)[0].split()[1] == status
 
 
@@ -218,7 +205,7 @@ async def test_no_interim_answer_to_http_1_0(
 ) -> None:
     """It would be taken for the final one; the body is read all the same."""
     async with serve_memory("http://:0") as memory:
-        wire = request("/bytes", f"Expect: {expect}", "Content-Length: 3", method="POST", version="1.0")
+        wire = get("/bytes", f"Expect: {expect}", "Content-Length: 3", method="POST", version="1.0")
         client = memory.client()
         await client.send_all(wire)
         await trio.testing.wait_all_tasks_blocked()
@@ -232,10 +219,12 @@ async def test_no_interim_answer_to_http_1_0(
 async def test_http_1_0_keeps_alive_when_it_asks_and_is_told(serve_memory: Any) -> None:
     """Else it is closed; the answer says which."""
     async with serve_memory("http://:0") as memory:
-        received = await exchange(memory, request("/bytes", "Connection: keep-alive", version="1.0") + KEPT)
+        received = await exchange(
+            memory.client, get("/bytes", "Connection: keep-alive", version="1.0") + KEPT
+        )
         assert received.count(b"HTTP/1.1 200 OK") == 2
         assert b"\r\nConnection: keep-alive\r\n" in received
-        received = await exchange(memory, request("/bytes", version="1.0") + KEPT)
+        received = await exchange(memory.client, get("/bytes", version="1.0") + KEPT)
         assert received.count(b"HTTP/1.1 200 OK") == 1
         assert b"\r\nConnection: close\r\n" in received
 
@@ -245,8 +234,8 @@ async def test_nothing_is_processed_behind_a_close(registry: oread.Registry, ser
     called: list[bytes] = []
     registry.on("counts", lambda data: called.append(data) or b"once", methods=("POST",))
     async with serve_memory("http://:0") as memory:
-        one = request("/counts", "Connection: close", "Content-Length: 1", method="POST", body=b"x")
-        received = await exchange(memory, one + one, end=False)
+        one = get("/counts", "Connection: close", "Content-Length: 1", method="POST", body=b"x")
+        received = await exchange(memory.client, one + one, end=False)
         assert heads(received) == [b"HTTP/1.1 200 OK"]
         assert b"\r\nConnection: close\r\n" in received
         assert called == [b"x"]
@@ -255,8 +244,8 @@ async def test_nothing_is_processed_behind_a_close(registry: oread.Registry, ser
 async def test_other_expectations_are_refused(serve_memory: Any) -> None:
     """417, and the end (RFC 9110 10.1.1)."""
     async with serve_memory("http://:0") as memory:
-        wire = request("/bytes", "Expect: more", "Content-Length: 1", method="POST", body=b"x")
-        assert heads(await exchange(memory, wire, end=False)) == [b"HTTP/1.1 417 Expectation Failed"]
+        wire = get("/bytes", "Expect: more", "Content-Length: 1", method="POST", body=b"x")
+        assert heads(await exchange(memory.client, wire, end=False)) == [b"HTTP/1.1 417 Expectation Failed"]
 
 
 @pytest.mark.parametrize("protocol", ["h2c", "foo/2", "TLS/1.0, h2c"])
@@ -264,7 +253,7 @@ async def test_unknown_upgrades_are_passed_over(serve_memory: Any, protocol: str
     """The body is read, the answer is HTTP/1.1, and there is no 101."""
     async with serve_memory("http://:0") as memory:
         fields = ("Connection: Upgrade", f"Upgrade: {protocol}", "Content-Length: 3")
-        received = await exchange(memory, request("/bytes", *fields, method="POST", body=b"abc") + KEPT)
+        received = await exchange(memory.client, get("/bytes", *fields, method="POST", body=b"abc") + KEPT)
         assert heads(received) == [b"HTTP/1.1 200 OK"] * 2
         assert b"\r\n\r\nabcHTTP/1.1" in received
 
@@ -272,7 +261,7 @@ async def test_unknown_upgrades_are_passed_over(serve_memory: Any, protocol: str
 async def test_a_bad_request_behind_good_ones_ends_the_connection(serve_memory: Any) -> None:
     """The good ones are answered first, in order; nothing behind it is."""
     async with serve_memory("http://:0") as memory:
-        received = await exchange(memory, KEPT * 2 + b"GET / HTTP/1.1\r\n\r\n" + KEPT, end=False)
+        received = await exchange(memory.client, KEPT * 2 + b"GET / HTTP/1.1\r\n\r\n" + KEPT, end=False)
         codes = [line.split()[1] for line in heads(received)]
         assert codes == [b"200", b"200", b"400"]
         assert received.count(b"\r\nConnection: close\r\n") == 1
@@ -281,7 +270,9 @@ async def test_a_bad_request_behind_good_ones_ends_the_connection(serve_memory: 
 async def test_a_half_closed_client_is_answered(serve_memory: Any) -> None:
     """Its end of input ends nothing that it asked for (RFC 9112 9.6)."""
     async with serve_memory("http://:0") as memory:
-        assert heads(await exchange(memory, request("/waits", "Content-Length: 1", method="POST", body=b"x")))
+        assert heads(
+            await exchange(memory.client, get("/waits", "Content-Length: 1", method="POST", body=b"x"))
+        )
 
 
 @pytest.mark.parametrize(
@@ -316,7 +307,7 @@ async def test_forwarded_fields_are_believed_from_configured_addresses_only(
         serve_one(f"http://127.0.0.1:0{url}") as service,
         await trio.open_tcp_stream("127.0.0.1", service.endpoints[0].port) as stream,
     ):
-        await stream.send_all(request("/who", *fields))
+        await stream.send_all(get("/who", *fields))
         await stream.send_eof()
         received = b"".join([chunk async for chunk in stream])
     assert received.partition(b"\r\n\r\n")[2].decode().strip() == answer

@@ -9,47 +9,14 @@ from typing import Any
 
 import pytest
 import trio
-from websocket_frames import BINARY, CLOSE, MORE, PING, PONG, TEXT, Socket, close, frame
+from http_exchanges import get, receive_until
+from websocket_frames import BINARY, CLOSE, MORE, PING, PONG, TEXT, Socket, close, frame, open_socket
 
 import oread
+from listeners.asgi_applications import Call, without_lifespan
 from listeners.every_step import WAYS, Scene, interrupt_everywhere
 
 pytestmark = pytest.mark.slow
-
-Application = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
-
-
-async def open_socket(scene: Scene, path: str) -> Socket:
-    """Open a WebSocket on a connection of its own."""
-    socket = Socket(scene.client())
-    await socket.open(path)
-    return socket
-
-
-def mount(registry: oread.Registry, serve: Application) -> None:
-    """Mount an application without a lifespan."""
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            raise NotImplementedError
-        await serve(scope, receive, send)
-
-    registry.mount_asgi("app", app)
-
-
-def request(path: str, *fields: str, method: str = "GET") -> bytes:
-    """Write the head of a request."""
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: a", *fields, "", ""]).encode()
-
-
-async def receive_until(client: Any, end: bytes) -> bytes:
-    """Receive up to and with these bytes."""
-    received = b""
-    while end not in received:
-        chunk = await client.receive_some()
-        assert chunk, received
-        received += chunk
-    return received
 
 
 @pytest.fixture(autouse=True)
@@ -140,13 +107,11 @@ async def fail_and_misbehave(scene: Scene) -> None:
 async def send_and_receive_bodies(scene: Scene) -> None:
     """A body in parts, asked for by a 100 and streamed back; a file; a request behind both."""
     client = scene.client(room=500)
-    await client.send_all(
-        request("/upper", "Transfer-Encoding: chunked", "Expect: 100-continue", method="POST")
-    )
+    await client.send_all(get("/upper", "Transfer-Encoding: chunked", "Expect: 100-continue", method="POST"))
     await receive_until(client, b"100 Continue\r\n\r\n")
     for part in (b"a" * 600, b"b" * 600):
         await client.send_all(b"%x\r\n%b\r\n" % (len(part), part))
-    await client.send_all(b"0\r\n\r\n" + request("/file") + request("/none"))
+    await client.send_all(b"0\r\n\r\n" + get("/file") + get("/none"))
     received = await receive_until(client, b"HTTP/1.1 204 No Content")
     assert received.count(b"B") >= 600
     assert b"x" * 1_000 in received
@@ -158,11 +123,11 @@ async def send_and_receive_bodies(scene: Scene) -> None:
 async def answer_requests(scene: Scene) -> None:
     """Requests with bodies, streamed responses, background work, and what is pipelined behind."""
     client = scene.client(room=500)
-    await client.send_all(request("/app/body", "Content-Length: 4", "Expect: 100-continue", method="POST"))
+    await client.send_all(get("/app/body", "Content-Length: 4", "Expect: 100-continue", method="POST"))
     await receive_until(client, b"100 Continue\r\n\r\n")
     await client.send_all(b"ab")
     await trio.lowlevel.checkpoint()
-    await client.send_all(b"cd" + request("/app/stream") + request("/app/behind") + request("/none"))
+    await client.send_all(b"cd" + get("/app/stream") + get("/app/behind") + get("/none"))
     received = await receive_until(client, b"HTTP/1.1 204 No Content")
     assert b"abcd" in received
 
@@ -225,6 +190,7 @@ async def serve_sockets(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "websocket.send", **data})
 
 
+APPLICATIONS: dict[Any, Call] = {answer_requests: serve_requests, talk_to_an_application: serve_sockets}
 SCENES = (
     talk_to_handlers,
     stream_replies,
@@ -246,7 +212,8 @@ async def test_interrupted_at_any_step_nothing_is_left(
 ) -> None:
     """No socket, task, descriptor, place of a limited event, nor anything in memory."""
     caplog.set_level(logging.CRITICAL, logger="oread")  # what is captured keeps frames, and so connections
-    mount(registry, {answer_requests: serve_requests, talk_to_an_application: serve_sockets}.get(use, use))
+    if use in APPLICATIONS:
+        registry.mount_asgi("app", without_lifespan(APPLICATIONS[use]))
     assert await interrupt_everywhere(registry, use, way) > 20
 
 
@@ -283,7 +250,7 @@ async def test_a_lifespan_interrupted_at_any_step_has_ended(registry: oread.Regi
         for path, app in (("/early", early), ("/late", late)):
             with registry.mount_asgi("late", late):
                 client = scene.client()
-                await client.send_all(request(path))
+                await client.send_all(get(path))
                 assert (await client.receive_some()).startswith(b"HTTP/1.1 200 ")
                 assert app.begun
 

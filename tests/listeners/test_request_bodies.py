@@ -8,10 +8,10 @@ from typing import Any
 import h11
 import pytest
 import trio
+from http_exchanges import exchange, read_events, receive_now
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import oread
-from oread.testing import MemoryClient
 
 HEAD = b"POST /%b HTTP/1.1\r\nHost: a\r\n%b\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -75,40 +75,13 @@ def answer(data: bytes, *, ended: bool = True) -> tuple[int, dict[bytes, bytes],
         connection.receive_data(b"")
     connection.send(h11.Request(method="POST", target="/", headers=[("Host", "a")]))
     connection.send(h11.EndOfMessage())
-    head: Any = None
-    body = b""
-    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
-        if isinstance(event, h11.Response):
-            head = event
-        elif isinstance(event, h11.Data):
-            body += bytes(event.data)
-        else:
-            assert isinstance(event, h11.InformationalResponse), event
+    head, body = read_events(connection)
     return head.status_code, dict(head.headers), body, connection.their_state
 
 
 async def ask(memory: Any, data: bytes) -> tuple[int, dict[bytes, bytes], bytes, Any]:
     """Send, half-close, read the one response."""
-    client = memory.client()
-    await client.send_all(data)
-    await client.send_eof()
-    return answer(await client.receive_all())
-
-
-async def receive_now(client: MemoryClient) -> bytes:
-    """Return what has come by now, without waiting for more."""
-    received = b""
-
-    async def receive() -> None:
-        nonlocal received
-        received = await client.receive_some()
-
-    async with trio.open_nursery() as nursery:
-        await wait_all_tasks_blocked()
-        nursery.start_soon(receive)
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    return received
+    return answer(await exchange(memory.client, data))
 
 
 async def test_a_handler_begins_at_the_head_and_gets_parts_as_they_come(

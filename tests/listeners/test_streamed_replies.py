@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-import h11
 import pytest
 import trio
+from http_exchanges import exchange, get, read_responses
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import oread
@@ -69,32 +69,9 @@ def register(registry: oread.Registry, closing: Closing, kind: str, *items: Any)
         registry.on("stream", lambda data: make(*items))
 
 
-def get(path: str = "/stream", *fields: str, version: str = "1.1", method: str = "GET") -> bytes:
-    """Write one request."""
-    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: a", *fields, "", ""]).encode()
-
-
-def read_response(data: bytes, method: bytes = b"GET") -> tuple[int, dict[bytes, bytes], bytes]:
-    """Read one whole response with h11."""
-    connection = h11.Connection(h11.CLIENT)
-    connection.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
-    connection.send(h11.EndOfMessage())
-    connection.receive_data(data)
-    connection.receive_data(b"")
-    head: Any = connection.next_event()
-    body = b""
-    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
-        assert isinstance(event, h11.Data), event
-        body += bytes(event.data)
-    return head.status_code, dict(head.headers), body
-
-
 async def ask(memory: Any, data: bytes, method: bytes = b"GET") -> tuple[int, dict[bytes, bytes], bytes]:
     """Send, half-close, read the response."""
-    client = memory.client()
-    await client.send_all(data)
-    await client.send_eof()
-    return read_response(await client.receive_all(), method)
+    return read_responses(await exchange(memory.client, data), [method])[0]
 
 
 # streams
@@ -462,7 +439,7 @@ async def test_clean_up_that_fails_is_reported_only(
     """The reply is complete, the failure is logged."""
     registry.on("stream", lambda data: Broken())
     async with serve_memory("http://:0") as memory:
-        status, _, body = await ask(memory, get())
+        status, _, body = await ask(memory, get("/stream"))
         assert (status, body) == (200, b"")
     assert "cannot close" in caplog.text
 
@@ -478,7 +455,7 @@ async def test_http_sends_chunks_and_keeps_the_connection(
     register(registry, closing, kind, "one", b"", "two")
     async with serve_memory("http://:0") as memory:
         client = memory.client()
-        await client.send_all(get() + get("/bytes"))
+        await client.send_all(get("/stream") + get("/bytes"))
         await client.send_eof()
         received = await client.receive_all()
     head, _, rest = received.partition(b"\r\n\r\n")
@@ -537,7 +514,7 @@ async def test_head_runs_no_iterator(
 
     registry.on("stream", lambda data: Items() if kind.endswith("sync") else AsyncItems())
     async with serve_memory("http://:0") as memory:
-        status, _, body = await ask(memory, get(method="HEAD"), b"HEAD")
+        status, _, body = await ask(memory, get("/stream", method="HEAD"), b"HEAD")
     assert (status, body, asked) == (200, b"", [])
     assert len(closing.closed) == 1
 
@@ -550,7 +527,7 @@ async def test_http_failure_before_the_first_item_has_its_status(
     register(registry, closing, kind, oread.NotFound("no such order"))
     async with serve_memory("http://:0") as memory:
         client = memory.client()
-        await client.send_all(get() + get("/bytes"))
+        await client.send_all(get("/stream") + get("/bytes"))
         await client.send_eof()
         received = await client.receive_all()
         assert received.startswith(b"HTTP/1.1 404")
@@ -568,7 +545,7 @@ async def test_http_failure_after_an_item_has_no_last_chunk(
     register(registry, closing, kind, b"one", item)
     async with serve_memory("http://:0") as memory:
         client = memory.client()
-        await client.send_all(get())
+        await client.send_all(get("/stream"))
         received = await client.receive_all()
         assert received.endswith(b"3\r\none\r\n")
         found = memory.service.statistics().endpoints[0]
@@ -583,7 +560,7 @@ async def test_first_item_may_say_status_and_fields(
     first = oread.HttpResponse("a", 202, [("X-Tea", "green"), ("Content-Type", "text/csv")])
     register(registry, closing, "sync", first, "b")
     async with serve_memory("http://:0") as memory:
-        status, fields, body = await ask(memory, get())
+        status, fields, body = await ask(memory, get("/stream"))
     assert (status, fields[b"x-tea"], fields[b"content-type"], body) == (202, b"green", b"text/csv", b"ab")
 
 
@@ -593,7 +570,7 @@ async def test_status_without_body_is_refused(
     """A 204 has nothing to stream: that is the handler's failure, told as one."""
     register(registry, closing, "sync", oread.HttpResponse(status=204), "b")
     async with serve_memory("http://:0") as memory:
-        status, _, _ = await ask(memory, get())
+        status, _, _ = await ask(memory, get("/stream"))
     assert status == 500
 
 
@@ -601,7 +578,7 @@ async def test_json_items_are_lines(registry: oread.Registry, serve_memory: Any,
     """Values follow each other, one a line, so that a client can tell them apart."""
     register(registry, closing, "sync", {"n": 1}, [2], 3)
     async with serve_memory("http://:0") as memory:
-        status, fields, body = await ask(memory, get())
+        status, fields, body = await ask(memory, get("/stream"))
     assert (status, fields[b"content-type"]) == (200, b"application/x-ndjson")
     assert body == b'{"n":1}\n[2]\n3\n'
 
@@ -612,7 +589,7 @@ async def test_no_item_at_all_is_an_empty_body(
     """An iterator that ends at once is a reply, of nothing."""
     register(registry, closing, "sync")
     async with serve_memory("http://:0") as memory:
-        status, _, body = await ask(memory, get())
+        status, _, body = await ask(memory, get("/stream"))
     assert (status, body) == (200, b"")
 
 
@@ -678,7 +655,7 @@ async def test_http_fin_ends_the_stream_after_a_grace(
     register(registry, closing, kind, "one", 0.5, "two", 1e6, "three")
     async with serve_memory("http://:0") as memory:
         client = memory.client()
-        await client.send_all(get())
+        await client.send_all(get("/stream"))
         await client.send_eof()
         received = await client.receive_all()
         assert received.endswith(b"3\r\ntwo\r\n")
@@ -695,7 +672,7 @@ async def test_grace_holds_while_output_is_pending(
     register(registry, closing, kind, *[bytes(1024)] * 100)
     async with serve_memory("http://:0?pending_bytes=4096&stall_seconds=100") as memory:
         client = memory.client(room=1024)
-        await client.send_all(get())
+        await client.send_all(get("/stream"))
         await client.send_eof()
         await trio.sleep(3)
         assert len(closing.closed) == 1
@@ -710,7 +687,7 @@ async def test_memory_resets_as_a_socket_does(
     register(registry, closing, "slowly", "one", 0.001, LookupError("on purpose"))
     async with serve_memory(url) as memory:
         client = memory.client()
-        await client.send_all(get(version="1.0") if url.startswith("http") else b"x\n")
+        await client.send_all(get("/stream", version="1.0") if url.startswith("http") else b"x\n")
         with pytest.raises(trio.BrokenResourceError, match="reset"):
             await client.receive_all()
 
@@ -743,7 +720,7 @@ async def test_close_delimited_reply_that_fails_resets(
     async with serve_one("http://127.0.0.1:0") as service:
         stream = await trio.open_tcp_stream("127.0.0.1", service.endpoints[0].port)
         async with stream:
-            await stream.send_all(get(version="1.0"))
+            await stream.send_all(get("/stream", version="1.0"))
             with pytest.raises(trio.BrokenResourceError):
                 while await stream.receive_some():
                     pass

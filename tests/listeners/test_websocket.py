@@ -10,19 +10,23 @@ from typing import Any
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from websocket_frames import BINARY, CLOSE, MORE, PING, PONG, TEXT, Socket, close, frame, request
+from websocket_frames import (
+    BINARY,
+    CLOSE,
+    MORE,
+    PING,
+    PONG,
+    TEXT,
+    Socket,
+    close,
+    frame,
+    open_socket,
+    upgrade,
+)
 
 import oread
 
 GOING_AWAY = (CLOSE, b"1001 the service is stopping")
-
-
-async def open_socket(memory: Any, path: str = "/echo", *fields: str, **options: Any) -> Socket:
-    """Open a WebSocket on a connection of its own."""
-    socket = Socket(memory.client(**options))
-    await socket.open(path, *fields)
-    assert socket.head.startswith(b"HTTP/1.1 101 "), socket.head
-    return socket
 
 
 async def test_every_message_is_dispatched_to_the_event_of_the_path(
@@ -173,7 +177,7 @@ async def test_bytes_behind_the_handshake_are_not_lost(registry: oread.Registry,
     async with serve_memory("http://:0") as memory:
         socket = Socket(memory.client())
         pipelined = b"POST /waits HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
-        await socket.stream.send_all(pipelined + request("/echo") + frame(TEXT, b"a")[:3])
+        await socket.stream.send_all(pipelined + upgrade("/echo") + frame(TEXT, b"a")[:3])
         received = b""
         while received.count(b"\r\n\r\n") < 2:
             received += await socket.stream.receive_some()
@@ -187,7 +191,7 @@ async def test_cut_into_single_bytes_nothing_changes(registry: oread.Registry, s
     """Handshake and frames, one byte at a time."""
     async with serve_memory("http://:0") as memory:
         client = memory.client()
-        for byte in request("/echo") + frame(TEXT, b"a", fin=False) + frame(MORE, b"b") + close(1000):
+        for byte in upgrade("/echo") + frame(TEXT, b"a", fin=False) + frame(MORE, b"b") + close(1000):
             await client.send_all(bytes([byte]))
         received = await client.receive_all()
         assert received.endswith(b"\x81\x02ab\x88\x02\x03\xe8")
@@ -196,15 +200,15 @@ async def test_cut_into_single_bytes_nothing_changes(registry: oread.Registry, s
 @pytest.mark.parametrize(
     ("data", "status"),
     [
-        (request("/missing"), b"404"),
-        (request("/echo", method="POST"), b"200"),
-        (request("/bytes", version="1.0"), b"200"),
-        (request("/bytes", "Upgrade: h2c", "HTTP2-Settings: x", drop="Upgrade"), b"200"),
-        (request("/bytes", drop="Sec-WebSocket-Key"), b"400"),
-        (request("/bytes", "Origin: http://evil.example"), b"403"),
-        (request("/posted"), b"405"),
-        (request("/session"), b"404"),
-        (request("/openapi.json"), b"200"),
+        (upgrade("/missing"), b"404"),
+        (upgrade("/echo", method="POST"), b"200"),
+        (upgrade("/bytes", version="1.0"), b"200"),
+        (upgrade("/bytes", "Upgrade: h2c", "HTTP2-Settings: x", drop="Upgrade"), b"200"),
+        (upgrade("/bytes", drop="Sec-WebSocket-Key"), b"400"),
+        (upgrade("/bytes", "Origin: http://evil.example"), b"403"),
+        (upgrade("/posted"), b"405"),
+        (upgrade("/session"), b"404"),
+        (upgrade("/openapi.json"), b"200"),
     ],
 )
 async def test_what_is_not_agreed_to_has_its_status(
@@ -226,7 +230,7 @@ async def test_another_version_is_told_which_one_is_spoken(
     """426 with Upgrade and Sec-WebSocket-Version (RFC 6455 4.4, RFC 9110 15.5.22)."""
     async with serve_memory("http://:0") as memory:
         client = memory.client()
-        odd = request("/echo", "Sec-WebSocket-Version: 8", drop="Sec-WebSocket-Version")
+        odd = upgrade("/echo", "Sec-WebSocket-Version: 8", drop="Sec-WebSocket-Version")
         await client.send_all(odd + b"GET /bytes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         received = await client.receive_all()
         assert received.startswith(b"HTTP/1.1 426 ")
@@ -507,7 +511,7 @@ async def test_no_websocket_is_opened_while_draining(registry: oread.Registry, s
     """What asks for one, and is in the socket when the drain begins, is answered 503."""
     async with serve_one("http://127.0.0.1:0") as service:
         with socket_module.create_connection(("127.0.0.1", service.endpoints[0].port)) as client:
-            client.sendall(request("/echo"))
+            client.sendall(upgrade("/echo"))
             client.shutdown(socket_module.SHUT_WR)
             await service.drain(5)
             assert client.recv(1_000).startswith(b"HTTP/1.1 503 ")

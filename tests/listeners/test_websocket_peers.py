@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, ConnectionRejected
 from websockets.exceptions import ConnectionClosedError as ClosedWithError
 from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import connect
 
 import oread
+from listeners.trio_websockets import open_websocket
 
 LIMIT_SECONDS = 20
 
@@ -21,19 +21,6 @@ LIMIT_SECONDS = 20
 def url_of(service: oread.Service, path: str) -> str:
     """Return where a WebSocket of the event is."""
     return f"ws://127.0.0.1:{service.endpoints[0].port}/{path}"
-
-
-@asynccontextmanager
-async def open_client(
-    service: oread.Service, path: str, **options: Any
-) -> AsyncIterator[WebSocketConnection]:
-    """Open a WebSocket; trio-websocket itself leaves its socket open when the server ends it."""
-    port = service.endpoints[0].port
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream, trio.open_nursery() as nursery:
-        client = await wrap_client_stream(nursery, stream, f"127.0.0.1:{port}", f"/{path}", **options)
-        async with client:
-            yield client
-        nursery.cancel_scope.cancel()
 
 
 async def in_thread(work: Any) -> None:
@@ -46,20 +33,20 @@ async def test_trio_websocket_talks_to_handlers(registry: oread.Registry, serve_
     """Messages of both kinds, a subprotocol, pings, and the goodbye."""
     async with serve_one("http://127.0.0.1:0?subprotocols=chat") as service:
         with trio.fail_after(LIMIT_SECONDS):
-            async with open_client(service, "echo", subprotocols=["other", "chat"]) as client:
+            async with open_websocket(service, "/echo", subprotocols=["other", "chat"]) as client:
                 assert client.subprotocol == "chat"
                 for message in ("hellö", b"\xff\x00", "", "x" * 70_000):
                     await client.send_message(message)
                     assert await client.get_message() == message
                 await client.ping(b"here?")
             assert client.closed.code == 1000
-            async with open_client(service, "fails") as client:
+            async with open_websocket(service, "/fails") as client:
                 await client.send_message("x")
                 with pytest.raises(ConnectionClosed):
                     await client.get_message()
                 assert (client.closed.code, client.closed.reason) == (1011, "the handler failed")
             with pytest.RaisesGroup(ConnectionRejected):
-                async with open_client(service, "missing"):
+                async with open_websocket(service, "/missing"):
                     pass
 
 
@@ -137,7 +124,7 @@ async def test_many_messages_of_many_clients_arrive_in_order(
     async with serve_one("http://127.0.0.1:0") as service:
 
         async def talk(path: str) -> None:
-            async with open_client(service, path) as client, trio.open_nursery() as nursery:
+            async with open_websocket(service, f"/{path}") as client, trio.open_nursery() as nursery:
                 nursery.start_soon(_send_all, client, 200)
                 heard = [await client.get_message() for _ in range(200)]
                 assert heard == [str(number) for number in range(200)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from websocket_frames import KEY, request
+from websocket_frames import KEY, upgrade
 
 from oread.errors import BadRequest, HandlerError, MessageError
 from oread.limits import HttpLimits
@@ -29,7 +29,7 @@ def head_of(data: bytes) -> RequestHead:
 
 def test_the_rfcs_own_example_is_answered_as_it_says() -> None:
     """RFC 6455 1.3, with what was agreed on."""
-    head = head_of(request("/", "Origin: http://a", "Sec-WebSocket-Protocol: chat, superchat"))
+    head = head_of(upgrade("/", "Origin: http://a", "Sec-WebSocket-Protocol: chat, superchat"))
     assert head.upgrade
     handshake = read_handshake(head)
     assert handshake == Handshake(
@@ -44,12 +44,12 @@ def test_the_rfcs_own_example_is_answered_as_it_says() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        request("/", method="POST"),
-        request("/", version="1.0"),
-        request("/", drop="Upgrade"),
-        request("/", drop="Connection"),
-        request("/", "Content-Length: 1"),
-        request("/", "Upgrade: h2c", drop="Upgrade"),
+        upgrade("/", method="POST"),
+        upgrade("/", version="1.0"),
+        upgrade("/", drop="Upgrade"),
+        upgrade("/", drop="Connection"),
+        upgrade("/", "Content-Length: 1"),
+        upgrade("/", "Upgrade: h2c", drop="Upgrade"),
     ],
 )
 def test_what_asks_for_no_websocket_is_an_ordinary_request(data: bytes) -> None:
@@ -60,15 +60,18 @@ def test_what_asks_for_no_websocket_is_an_ordinary_request(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
-        (request("/", drop="Sec-WebSocket-Version"), BadRequest),
-        (request("/", "Sec-WebSocket-Version: 8", drop="Sec-WebSocket-Version"), WebSocketVersionError),
-        (request("/", "Sec-WebSocket-Version: 13"), WebSocketVersionError),
-        (request("/", drop="Sec-WebSocket-Key"), BadRequest),
-        (request("/", f"Sec-WebSocket-Key: {KEY}"), BadRequest),
-        (request("/", "Sec-WebSocket-Key: c2hvcnQ=", drop="Sec-WebSocket-Key"), BadRequest),
-        (request("/", "Sec-WebSocket-Protocol: a b"), BadRequest),
-        (request("/", "Sec-WebSocket-Protocol: a, a"), BadRequest),
-        (request("/", "Origin: http://a", "Origin: http://a"), BadRequest),
+        (upgrade("/", drop="Sec-WebSocket-Version"), BadRequest),
+        (
+            upgrade("/", "Sec-WebSocket-Version: 8", drop="Sec-WebSocket-Version"),
+            WebSocketVersionError,
+        ),
+        (upgrade("/", "Sec-WebSocket-Version: 13"), WebSocketVersionError),
+        (upgrade("/", drop="Sec-WebSocket-Key"), BadRequest),
+        (upgrade("/", f"Sec-WebSocket-Key: {KEY}"), BadRequest),
+        (upgrade("/", "Sec-WebSocket-Key: c2hvcnQ=", drop="Sec-WebSocket-Key"), BadRequest),
+        (upgrade("/", "Sec-WebSocket-Protocol: a b"), BadRequest),
+        (upgrade("/", "Sec-WebSocket-Protocol: a, a"), BadRequest),
+        (upgrade("/", "Origin: http://a", "Origin: http://a"), BadRequest),
     ],
 )
 def test_what_asks_wrongly_is_refused(data: bytes, kind: type[MessageError]) -> None:
