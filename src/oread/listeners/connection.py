@@ -1,6 +1,7 @@
-"""The mechanics of one accepted connection: reading, writing, ending.
+"""The mechanics of one accepted connection: reading and ending.
 
-What the bytes mean is a subclass's business (`streams`, `sessions`, `http`).
+What the bytes mean is a subclass's business (`streams`, `sessions`, `http`),
+and how they are written is told in `writing`.
 A connection is a source of the reactor and makes no system call that blocks.
 
 How it ends:
@@ -40,6 +41,7 @@ from oread.listeners.states import (
     UNWATCHED,
     UPLOADING,
 )
+from oread.listeners.writing import WritingConnection
 from oread.messages import Address, Peer
 from oread.reactor import ERROR, HANGUP, READ_HANGUP, READABLE, WRITABLE, Runner
 from oread.sockets.streams import tcp_info
@@ -48,21 +50,16 @@ from oread.sockets.tls_socket import TlsSocket
 _NO_READ = INPUT_ENDED | FULL | CLOSING | MASKED | DEFERRED
 
 
-class Connection:
+class Connection(WritingConnection):
     """One accepted stream connection."""
 
     __slots__ = (
-        "_owner",
         "_recv",
-        "_send",
         "armed",
         "discarded",
         "fd",
-        "flags",
         "interest",
         "job",
-        "pending",
-        "progress",
         "received",
         "room",
         "runner",
@@ -71,23 +68,18 @@ class Connection:
 
     watches_peer: ClassVar[bool] = False
     """Whether the peer's FIN matters while a handler runs (HTTP)."""
-    reads_when_full: ClassVar[bool] = False
-    """Whether input goes on above the water mark of output (sessions: they see to both)."""
 
     def __init__(self, owner: Owner, sock: Socket) -> None:
-        self._owner = owner
+        super().__init__(owner, sock)
         self.socket = sock
         self.fd = sock.fileno()
         self._recv: Callable[[int], bytes] = sock.recv
-        self._send: Callable[[bytes | memoryview], int] = sock.send
-        self.flags = 0
         self.interest = READABLE
         self.armed = math.inf
-        self.received = self.progress = owner.reactor.now
+        self.received = self.progress
         self.discarded = 0
         self.room = SMALL_BYTES
         """What is asked for at once: little, as long as little comes."""
-        self.pending: bytearray | None = None
         self.job: Any = None
         self.runner: Runner | None = None
 
@@ -284,62 +276,6 @@ class Connection:
         elif interest != self.interest:
             self._owner.reactor.set(self.fd, interest)
         self.interest = interest
-
-    # writing
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Send now what the kernel takes; keep a copy of the rest."""
-        if self.flags & (PENDING | CLOSED | LINGERING):
-            if not self.flags & (CLOSED | LINGERING):
-                self.keep(data)
-            return
-        try:
-            sent = self._send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.reset()
-            return
-        if sent != len(data):
-            self.keep(memoryview(data)[sent:])
-
-    def keep(self, rest: bytes | memoryview) -> None:
-        """Keep what could not be sent, and wait for the peer to take it."""
-        if self.pending is None:
-            self.pending = bytearray(rest)
-            self.flags |= PENDING
-            self.progress = self._owner.reactor.tick()
-            self.rearm()
-        else:
-            self.pending += rest
-        if len(self.pending) >= self._owner.limits.pending_bytes and not self.reads_when_full:
-            self.flags |= FULL
-        self.watch()
-
-    def flush(self) -> None:
-        """Send of what is pending as much as the kernel takes."""
-        if self.pending is None:
-            return
-        try:
-            with memoryview(self.pending) as view:
-                sent = self._send(view)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.reset()
-            return
-        del self.pending[:sent]
-        self.progress = self._owner.reactor.now
-        if not self.pending:
-            self.pending = None
-            self.flags &= ~PENDING
-        if self.flags & FULL and (
-            self.pending is None or len(self.pending) < self._owner.limits.pending_bytes // 2
-        ):
-            self.flags &= ~FULL
-        if not self.flags & FULL:
-            self.resume()
-        self.settle()
 
     # ending
 
