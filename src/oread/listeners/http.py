@@ -5,8 +5,7 @@ at the head, so that 404, 405 and 100-continue are decided before a body is
 read. Requests are answered strictly in order: the next is asked for when the
 exchange before it has finished.
 
-Deadlines (seconds in `HttpLimits`): first byte, whole head, body progress and
-rate, idle between requests; the age of a connection ends it after an answer.
+Not here: how long all of it may take (`http_deadlines`).
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from typing import Any
 from oread.dispatch import Failed, is_stream
 from oread.dispatch.payload import BYTES_TYPE
 from oread.errors import Busy, CutShort, HandlerCancelled, HandlerError, MessageError, TooLarge
-from oread.listeners.http_bodies import BODY_GRACE_SECONDS, RequestBody
+from oread.listeners.http_bodies import RequestBody
+from oread.listeners.http_deadlines import TimedConnection
 from oread.listeners.http_replies import failure_parts, response_parts
-from oread.listeners.http_streams import HttpOwner
-from oread.listeners.http_takeovers import TakenConnection
 from oread.listeners.http_upgrade import accept_upgrade
-from oread.listeners.roles import Socket
 from oread.listeners.runtime import is_refusal
 from oread.listeners.states import (
     BUSY,
@@ -30,13 +27,9 @@ from oread.listeners.states import (
     CLOSING,
     DEFERRED,
     FULL,
-    INPUT_ENDED,
-    LINGERING,
     MASKED,
     PEER_GONE,
-    PENDING,
     READ_BYTES,
-    READING,
     STREAMING,
     UPLOADING,
 )
@@ -50,39 +43,18 @@ from oread.protocols.websocket_handshake import WebSocketVersionError, encode_up
 
 EVENTS_PER_LOOK = 16
 """Parts of a body that are taken between two looks at the clock."""
-NEWCOMER_SECONDS = 1.0
-"""How long a connection that has not been read yet is safe from giving way to a newer one."""
 _NO_TRAILERS = Headers(())
 
 # A member of an Enum costs 50 ns at each look (CPython 3.11).
 _IDLE = State.IDLE
 
 
-class HttpConnection(TakenConnection):
+class HttpConnection(TimedConnection):
     """One HTTP/1.1 connection; the origin of its present request's message."""
 
-    __slots__ = (
-        "_began",
-        "_body",
-        "_requests",
-        "_state",
-    )
+    __slots__ = ()
 
     watches_peer = True
-
-    def __init__(self, owner: HttpOwner, sock: Socket) -> None:
-        super().__init__(owner, sock)
-        self._began = self.received
-        self._requests = 0
-        self._state = State.IDLE
-        self._body: bytearray | None = None
-
-    def open(self) -> None:
-        """Begin to serve it; asked early, so that a short idle deadline is kept too."""
-        super().open()
-        limits = self._owner.limits
-        soonest = min(limits.first_byte_seconds, limits.keep_alive_seconds, limits.idle_seconds)
-        self._owner.reactor.arm(self, self._opened + soonest)
 
     # the origin of a message
 
@@ -362,70 +334,3 @@ class HttpConnection(TakenConnection):
         self.flags &= ~(DEFERRED | MASKED)
         self.on_writable()
         self.settle()
-
-    # deadlines
-
-    def on_peer_gone(self) -> None:
-        """Give the handler a short while more, for a half-closing client."""
-        self._began = self._owner.reactor.now
-        self.rearm()
-
-    def in_exchange(self) -> bool:
-        """Tell whether a request is being read or answered; a drain waits for it."""
-        return super().in_exchange() or (self._state is not State.IDLE and not self.flags & INPUT_ENDED)
-
-    def next_deadline(self) -> float:
-        """Return the deadline of the present state."""
-        limits = self._owner.limits
-        if self.flags & BUSY and self.flags & PEER_GONE and not self.shielded:
-            gone = self._began + limits.gone_seconds
-            return min(gone, super().next_deadline()) if self.flags & PENDING else gone
-        if self.flags & (LINGERING | PENDING | BUSY):
-            soonest = super().next_deadline()
-            return min(soonest, self.upload_deadline()) if self.flags & READING else soonest
-        if self._state is State.HEAD:
-            return self._began + limits.head_seconds
-        if self._state is State.BODY:
-            stalled = self.received + limits.body_seconds
-            if not limits.body_rate_bytes:
-                return stalled
-            read = len(self._body or b"")
-            return min(stalled, self._began + BODY_GRACE_SECONDS + read / limits.body_rate_bytes)
-        if not self._requests:
-            return self._opened + limits.first_byte_seconds
-        return self.received + min(limits.keep_alive_seconds, limits.idle_seconds)
-
-    def on_expired(self) -> None:
-        """End what has taken too long; what was begun gets a 408."""
-        if self._is_abandoned():
-            self._owner.count("peer_gone")
-            self.cancel_handler()
-        elif self.flags & READING and self._owner.reactor.now >= self.upload_deadline():
-            self.end_slow_upload()
-        elif self.flags & (LINGERING | PENDING):
-            super().on_expired()
-        elif self._state is State.IDLE:
-            self._owner.count("idle" if self._requests else "no_request")
-            self.finish_writing()
-        else:
-            part = "head" if self._state is State.HEAD else "body"
-            self._owner.count(f"slow_{part}")
-            self.answer_slow(part)
-
-    def answer_slow(self, part: str) -> None:
-        """Tell a peer that it took too long, and end the connection."""
-        self.write(encode_refusal(408, f"the {part} of the request took too long", self._owner.date()))
-        self.finish_writing()
-
-    def _is_abandoned(self) -> bool:
-        """Tell whether the grace of a peer that is gone has passed."""
-        if not (self.flags & BUSY and self.flags & PEER_GONE) or self.shielded:
-            return False
-        return self._owner.reactor.now >= self._began + self._owner.limits.gone_seconds
-
-    @property
-    def evictable(self) -> bool:
-        """Whether it may give way: it waits between requests, or for long."""
-        if self.flags or self._state is not State.IDLE:
-            return False
-        return bool(self._requests) or self._owner.reactor.now - self._opened >= NEWCOMER_SECONDS
