@@ -11,10 +11,11 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from trio.testing import MockClock
-from websocket_frames import BINARY, CLOSE, MORE, PING, PONG, TEXT, Socket, close, frame
+from trio.testing import MockClock, wait_all_tasks_blocked
+from websocket_frames import BINARY, CLOSE, MORE, PING, PONG, TEXT, Socket, close, frame, open_socket
 
 import oread
+from listeners.asgi_applications import without_lifespan
 
 LIMIT = 70_000
 URL = f"http://:0?message_bytes={LIMIT}&ws_frame_bytes={LIMIT}"
@@ -206,12 +207,11 @@ BAD: dict[str, Case] = {
 }
 
 
-async def talk(memory: Any, case: Case, *, cut: bool) -> tuple[Frames, bool]:
+async def talk(memory: Any, case: Case, *, cut: bool, path: str = "/bytes") -> tuple[Frames, bool]:
     """Send a case; return all that came back, and whether no time passed until the close frame."""
-    socket = Socket(memory.client())
-    await socket.open("/bytes")
+    socket = await open_socket(memory, path)
     assert socket.head.startswith(b"HTTP/1.1 101 ")
-    data = case.sent if case.code is not None else case.sent + close(1000)
+    data = case.sent if case.code is not None or path == "/app" else case.sent + close(1000)
     begun, size = trio.current_time(), -(-len(data) // PIECES) if cut else len(data)
     received: Frames = []
     in_time = False
@@ -225,6 +225,9 @@ async def talk(memory: Any, case: Case, *, cut: bool) -> tuple[Frames, bool]:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
+        if path == "/app" and case.code is None:
+            received += await socket.receive(len(case.answers))
+            await socket.send(close(1000))  # an application has not answered yet when it comes too early
         while not received or received[-1][0] != CLOSE:
             received += await socket.receive()
         in_time = trio.current_time() == begun
@@ -254,6 +257,46 @@ async def test_every_kind_of_frame_has_its_answer(
         while memory.service.statistics().endpoints[0].open > 1:
             await trio.sleep(1)
         assert memory.network.open_sockets == 2
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+@pytest.mark.parametrize("name", [*GOOD, *BAD])
+async def test_applications_get_the_same(
+    registry: oread.Registry, serve_memory: Any, autojump_clock: MockClock, name: str, cut: bool
+) -> None:
+    """The same messages, whole and right; what is wrong is a disconnect with the code, and no failure."""
+    case = (GOOD | BAD)[name]
+    ends: list[int] = []
+
+    async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send(message | {"type": "websocket.send"})
+        ends.append(message["code"])
+
+    registry.mount_asgi("app", without_lifespan(echo))
+    async with serve_memory(URL) as memory:
+        received, in_time = await talk(memory, case, cut=cut, path="/app")
+        *answers, (_, payload) = received
+        if case.code is None:
+            assert answers == case.answers
+        else:
+            assert [each for each in answers if each[0] == PONG] == [
+                each for each in case.answers if each[0] == PONG
+            ]
+        assert payload.split(b" ", 1)[0] == b"%d" % (case.code or 1000)
+        assert in_time, "nothing is waited for"
+        while memory.service.statistics().endpoints[0].open:
+            await trio.sleep(1)
+        await wait_all_tasks_blocked()
+        found = memory.service.statistics().endpoints[0]
+        counted = dict(found.refused)
+        if ends:
+            assert ends == [case.code or 1000]
+        else:  # it was answering when its peer had broken the rules, and was told so
+            assert counted.pop("peer_gone") == 1
+        assert (counted, found.failures) == (case.counted, 0)
 
 
 @pytest.mark.parametrize("code", PEERS_CODES)
@@ -309,9 +352,9 @@ async def test_peers_that_stop_half_way_are_dropped(
             await socket.send(half)
             begun, before = trio.current_time(), dict(memory.refused)
             if way == "reset":
-                await trio.testing.wait_all_tasks_blocked()
+                await wait_all_tasks_blocked()
                 socket.stream.reset()
-                await trio.testing.wait_all_tasks_blocked()
+                await wait_all_tasks_blocked()
             else:
                 if way == "fin":
                     await socket.stream.send_eof()
