@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.lowlevel
+from descriptors import open_descriptors
 
 import oread
 from oread.testing.steps import StepWatch
@@ -23,20 +24,6 @@ URLS = (
     "udp://127.0.0.1:0/echo",
     "tcp://127.0.0.1:0?framing=jsonrpc",
 )
-
-
-def open_descriptors() -> set[int]:
-    """Return the descriptors that are open now."""
-
-    def look() -> Iterator[int]:
-        for name in os.listdir("/dev/fd"):
-            try:
-                os.fstat(int(name))
-            except OSError:
-                continue
-            yield int(name)
-
-    return set(look())
 
 
 @pytest.mark.parametrize("url", URLS)

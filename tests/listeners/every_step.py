@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import trio
+from descriptors import open_descriptors
 from trio.testing import wait_all_tasks_blocked
 
 import oread
@@ -87,14 +87,14 @@ async def interrupt_everywhere(
     """
     url = "http://:0"
     await _run(registry, use, "reset", url, Interruption(0))  # begins what the process keeps
-    tasks, descriptors, kept = _tasks(), _open_descriptors(), _in_memory()
+    tasks, descriptors, kept = _tasks(), open_descriptors(), _in_memory()
     for step in range(1, MOST_STEPS):
         interruption = Interruption(step)
         network = await _run(registry, use, way, url, interruption)
         where = f"{way} at step {step}"
         assert network.open_sockets == 0, where
         assert _tasks() == tasks, where
-        assert _open_descriptors() <= descriptors, where
+        assert open_descriptors() <= descriptors, where
         look()
         if not interruption.happened:
             break
@@ -170,16 +170,6 @@ def _tasks() -> set[trio.lowlevel.Task]:
     root = trio.lowlevel.current_root_task()
     assert root is not None
     return set(below(root))
-
-
-def _open_descriptors() -> set[int]:
-    def look() -> Iterator[int]:
-        for name in os.listdir("/dev/fd"):
-            with contextlib.suppress(OSError):  # the listing's own is closed by now
-                os.fstat(int(name))
-                yield int(name)
-
-    return set(look())
 
 
 def _in_memory() -> list[Any]:
