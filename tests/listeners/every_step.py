@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -24,22 +25,40 @@ WAYS = ("cancel", "drain", "reset")
 class Scene:
     """One service in memory, and the clients that a scenario has opened."""
 
-    def __init__(self, network: MemoryNetwork, listening: Any, service: oread.Service) -> None:
+    def __init__(
+        self, network: MemoryNetwork, listening: Any, service: oread.Service, tls: ssl.SSLContext | None
+    ) -> None:
         self._network = network
         self._listening = listening
+        self._tls = tls
         self.service = service
         self.clients: list[MemoryClient] = []
 
-    def client(self, **options: Any) -> MemoryClient:
-        """Connect."""
-        client: MemoryClient = self._network.connect(self._listening, **options)
+    def client(self, **options: Any) -> Any:
+        """Connect; by TLS where the service has it."""
+        client = self._network.connect(self._listening, **options)
         self.clients.append(client)
-        return client
+        return client if self._tls is None else SecureClient(client, self._tls)
 
     def reset(self) -> None:
         """Crash as every client."""
         for client in self.clients:
             client.reset()
+
+
+class SecureClient:
+    """The client's side of a connection by TLS, whose handshake comes with the first bytes."""
+
+    def __init__(self, client: MemoryClient, tls: ssl.SSLContext) -> None:
+        stream = trio.SSLStream(client, tls, server_hostname="localhost", https_compatible=True)
+        self.send_all, self.receive_some = stream.send_all, stream.receive_some
+
+    async def receive_all(self) -> bytes:
+        """Receive until the service ends the connection."""
+        received = b""
+        while data := await self.receive_some():
+            received += data
+        return received
 
 
 Use = Callable[[Scene], Awaitable[None]]
@@ -72,7 +91,13 @@ class Interruption(trio.abc.Instrument):
 
 
 async def interrupt_everywhere(
-    registry: oread.Registry, use: Use, way: str, look: Callable[[], object] = int
+    registry: oread.Registry,
+    use: Use,
+    way: str,
+    look: Callable[[], object] = int,
+    *,
+    url: str = "http://:0",
+    tls: ssl.SSLContext | None = None,
 ) -> int:
     """Interrupt the scenario at each of its steps; nothing of it may be left.
 
@@ -81,16 +106,17 @@ async def interrupt_everywhere(
         use: the scenario.
         way: one of `WAYS`.
         look: asserts what else has to be so afterwards.
+        url: of the endpoint.
+        tls: the clients' context, where it is of https.
 
     Returns:
         How many steps there were.
     """
-    url = "http://:0"
-    await _run(registry, use, "reset", url, Interruption(0))  # begins what the process keeps
+    await _run(registry, use, "reset", url, tls, Interruption(0))  # begins what the process keeps
     tasks, descriptors, kept = _tasks(), open_descriptors(), _in_memory()
     for step in range(1, MOST_STEPS):
         interruption = Interruption(step)
-        network = await _run(registry, use, way, url, interruption)
+        network = await _run(registry, use, way, url, tls, interruption)
         where = f"{way} at step {step}"
         assert network.open_sockets == 0, where
         assert _tasks() == tasks, where
@@ -105,7 +131,12 @@ async def interrupt_everywhere(
 
 
 async def _run(
-    registry: oread.Registry, use: Use, way: str, url: str, interruption: Interruption
+    registry: oread.Registry,
+    use: Use,
+    way: str,
+    url: str,
+    tls: ssl.SSLContext | None,
+    interruption: Interruption,
 ) -> MemoryNetwork:
     network = MemoryNetwork()
     listening = network.listen()
@@ -114,7 +145,7 @@ async def _run(
         if way == "cancel":
             interruption.act = scope.cancel
         async with oread.open_service(registry, oread.Bound(listening, url), poller=network) as service:
-            scene = Scene(network, listening, service)
+            scene = Scene(network, listening, service, tls)
             await _use(scene, use, way, interruption)
             if way != "cancel":
                 _look_for_rests(registry, service, way)

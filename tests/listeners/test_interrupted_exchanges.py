@@ -217,6 +217,26 @@ async def test_interrupted_at_any_step_nothing_is_left(
     assert await interrupt_everywhere(registry, use, way) > 20
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "use", [talk_to_handlers, answer_requests, talk_to_an_application], ids=lambda use: use.__name__
+)
+async def test_interrupted_at_any_step_of_tls_nothing_is_left(
+    registry: oread.Registry,
+    use: Callable[[Scene], Awaitable[None]],
+    way: str,
+    tls_files: Any,
+    loopback_pem: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the handshake, in what follows, and in the last words of TLS."""
+    caplog.set_level(logging.CRITICAL, logger="oread")
+    if use in APPLICATIONS:
+        registry.mount_asgi("app", without_lifespan(APPLICATIONS[use]))
+    url, context = f"https://:0?cert={loopback_pem}", tls_files.client_context()
+    assert await interrupt_everywhere(registry, use, way, url=url, tls=context) > 20
+
+
 class Lived:
     """An application whose lifespan has checkpoints, and what has become of it."""
 
