@@ -38,6 +38,7 @@ from benchmarks.table import Peer
 
 SPARE_FILES = 200  # for the interpreter, wrk and the servers' own
 START_SECONDS = 20.0
+EQUAL_READINGS, MOST_READINGS = 5, 30
 WARM_CONNECTIONS = 200  # so that a runtime's first growth is not charged to the held ones
 EXCHANGE_SECONDS = 10.0
 
@@ -187,10 +188,22 @@ def _hold_once(peer: Peer, cores: Cores, count: int) -> dict[str, float]:
     with running(peer, cores) as server:
         with _held(peer, server.port, WARM_CONNECTIONS):
             pass
-        before = server.anonymous_bytes()
+        before = _settled_bytes(server)
         with _held(peer, server.port, count):
             each = (server.anonymous_bytes() - before) / count
     return {"bytes_per_connection": each, "connections": count}
+
+
+def _settled_bytes(server: Server) -> int:
+    """Return a server's memory once it has stayed the same for half a second.
+
+    What it still loads after its first answers is not its connections'.
+    """
+    readings = [server.anonymous_bytes()]
+    while len(readings) < MOST_READINGS and readings[-EQUAL_READINGS:] != readings[-1:] * EQUAL_READINGS:
+        time.sleep(0.1)
+        readings.append(server.anonymous_bytes())
+    return readings[-1]
 
 
 @contextlib.contextmanager

@@ -140,6 +140,8 @@ def spawn(peer: Peer, port: int, core: int, output: IO[bytes]) -> subprocess.Pop
     """Start a peer's command on a core, in a process group of its own."""
     own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
     environment = {**os.environ, "GOMAXPROCS": "1", "PYTHONUNBUFFERED": "1"}
+    # Else a checkout is compiled anew at each start, which no installed package is.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     # Inherited affinity is there before the first instruction; setting it afterwards would be too late for a
     # runtime that counts its cores at start.
     _pin(core)

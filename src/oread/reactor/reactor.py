@@ -32,7 +32,7 @@ MOST_EVENTS = 256
 With 1,000 connections busy 64 are 4 % slower: what epoll reported last it looks at once more.
 """
 FIRST_EVENTS = 64
-"""As long as nothing is known of them."""
+"""As long as nothing is known of them: what one burst has cost says nothing of the next."""
 
 
 SPIN_SECONDS = 0.00005
@@ -105,7 +105,6 @@ class Reactor:
         self._turn_end = 0.0
         self._waiting = False
         self._spin = _Spin()
-        self._most_events = FIRST_EVENTS
         self.deadlines = Deadlines()
         self.now = trio.current_time()
         """Trio's time at the beginning of this turn; older between turns, see `tick`."""
@@ -203,10 +202,10 @@ class Reactor:
 
     async def _serve_ready(self) -> None:
         """Poll and serve until nothing is ready, yielding after each turn."""
-        poll = self._poller.poll
+        poll, most = self._poller.poll, FIRST_EVENTS
         while True:
             begun = perf_counter()
-            events = poll(0, self._most_events)
+            events = poll(0, most)
             deferred_seconds = self._serve(events)
             ended = perf_counter()
             if ended >= self._turn_end:
@@ -214,7 +213,7 @@ class Reactor:
                 self.now = trio.current_time()
                 count = len(events) or 1
                 spent = ended - begun - deferred_seconds
-                self._most_events = max(1, min(MOST_EVENTS, int(TURN_SECONDS * count / spent)))
+                most = max(1, min(MOST_EVENTS, int(TURN_SECONDS * count / spent)))
                 self._turn_end = perf_counter() + TURN_SECONDS
             elif len(events) < 2 and not self._deferred and not self._spin.goes_on(len(events), ended):
                 return
