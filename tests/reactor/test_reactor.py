@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -15,7 +16,7 @@ import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from oread.reactor import ERROR, READABLE, EpollPoller, Reactor, open_poller
-from oread.reactor.reactor import TURN_SECONDS
+from oread.reactor.reactor import FIRST_EVENTS, TURN_SECONDS
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="these traps are epoll's")
 
@@ -104,6 +105,39 @@ async def test_other_tasks_run_beside_a_saturated_reactor() -> None:
             while count < before + 1000:
                 await trio.lowlevel.checkpoint()
             reactor.remove(left.fileno())
+
+
+async def test_slow_burst_does_not_bind_the_next() -> None:
+    """Few events are asked for after a slow callback, and many again once the reactor has waited."""
+    asked: list[int] = []
+    poller = EpollPoller()
+    poll = poller.poll
+
+    def record(timeout: float, most: int) -> list[tuple[int, int]]:
+        asked.append(most)
+        return poll(timeout, most)
+
+    poller.poll = record
+    reactor = Reactor(poller)
+    with pair() as (left, right), contextlib.closing(poller):
+
+        def slow(_ready: int) -> None:
+            left.recv(10)
+            until = perf_counter() + 2 * TURN_SECONDS
+            while perf_counter() < until:
+                pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reactor.run)
+            reactor.add(left.fileno(), slow)
+            right.send(b"x")
+            await wait_all_tasks_blocked(0.01)
+            assert asked[:2] == [FIRST_EVENTS, 1]
+            asked.clear()
+            right.send(b"x")
+            await wait_all_tasks_blocked(0.01)
+            assert asked[0] == FIRST_EVENTS
+            nursery.cancel_scope.cancel()
 
 
 async def test_deferred_work_waits_for_the_next_pass() -> None:
