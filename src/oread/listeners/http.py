@@ -16,6 +16,7 @@ from typing import Any
 from oread.dispatch import Failed, is_stream
 from oread.dispatch.payload import BYTES_TYPE
 from oread.errors import Busy, CutShort, HandlerCancelled, HandlerError, MessageError, TooLarge
+from oread.listeners.connection import Connection
 from oread.listeners.http_bodies import RequestBody
 from oread.listeners.http_deadlines import TimedConnection
 from oread.listeners.http_replies import failure_parts, response_parts
@@ -30,6 +31,7 @@ from oread.listeners.states import (
     MASKED,
     PEER_GONE,
     READ_BYTES,
+    SMALL_BYTES,
     STREAMING,
     UPLOADING,
 )
@@ -40,6 +42,7 @@ from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import Refusal
 from oread.protocols.http1_reply import CONTINUE, encode_refusal, encode_response
 from oread.protocols.websocket_handshake import WebSocketVersionError, encode_upgrade_required
+from oread.reactor import READABLE
 
 EVENTS_PER_LOOK = 16
 """Parts of a body that are taken between two looks at the clock."""
@@ -93,18 +96,45 @@ class HttpConnection(TimedConnection):
 
     # input
 
-    def on_data(self, data: bytes) -> None:
-        """Serve what one read made complete."""
-        event = self._protocol.receive(data)
-        if type(event) is not RequestHead or not self._protocol.fresh:
+    def on_ready(self, ready: int) -> None:  # noqa: C901 (see below)
+        """Serve a request that comes whole and alone: the hot path, when open with nothing pending.
+
+        Written out as in `RawConnection`, instead of calling `read`, `on_data` and `_serve`: 0.2 µs of 7.
+        """
+        if ready != READABLE or self.flags != 0:
+            Connection.on_ready(self, ready)
+            return
+        recv, room = self._recv, self.room
+        try:
+            data = recv(room)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.reset()
+            return
+        if len(data) >= SMALL_BYTES:
+            if room == SMALL_BYTES:
+                data = self.read_on(data)
+        elif not data:
+            self.end_input()
+            return
+        elif room != SMALL_BYTES:
+            self.room = SMALL_BYTES
+        self.received = self._owner.reactor.now
+        protocol = self._protocol
+        event = protocol.receive(data)
+        if type(event) is not RequestHead or not protocol.fresh:
             self._serve(event)
             return
-        # One request, whole and alone: written out instead of `_serve`.
         reply = self._begin_request(event)
         if reply is not None:
             self.write(reply)
         if self.flags:
             self._end_turn()
+
+    def on_data(self, data: bytes) -> None:
+        """Serve what one read made complete, off the hot path: something is pending or draining."""
+        self._serve(self._protocol.receive(data))
 
     def on_writable(self) -> None:
         """Serve what lies behind the last request, unless something holds it up."""
