@@ -220,9 +220,11 @@ class Receiver:
         silent, unheard = 0, 0
         last: Hashable = None
         sender: Any = None
+        exempt = False
         for data, key in received:
             if key is not last:  # a train has one key
                 last, sender = key, senders.get(key) or self._meet(key)
+                exempt = sender.exempt and sender.port not in served_ports
             reply: Any = None
             if sender.refusal is not None or len(data) > most_bytes:
                 refused[sender.refusal or "too_large"] += 1
@@ -237,7 +239,6 @@ class Receiver:
                     reply = context.run(call, arrival, data)
                     if context:
                         context = exchanges.fresh_context = exchanges.runtime.context.copy()
-                    exempt = sender.exempt and sender.port not in served_ports
                     if reply is not None and not (exempt and type(reply) is bytes):
                         reply = self._approve(arrival, reply, exchanges.runtime.reactor.now)
                 if exchanges.closed:

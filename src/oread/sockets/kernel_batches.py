@@ -21,6 +21,7 @@ import os
 import socket
 import struct
 from collections.abc import Hashable, Iterator, Sequence
+from typing import cast
 
 from oread.sockets import options, vectors
 from oread.sockets.routes import Ancillary
@@ -168,11 +169,7 @@ class KernelBatch:
     def sockaddr(self, sender: Hashable) -> tuple[str | int, ...]:
         """Tell the address of a sender."""
         assert isinstance(sender, bytes)
-        port, *rest = SOCKADDR[self._sock.family].unpack_from(sender)
-        if len(rest) == 1:
-            return socket.inet_ntop(socket.AF_INET, rest[0]), socket.ntohs(port)
-        flow, address, zone = rest
-        return socket.inet_ntop(socket.AF_INET6, address), socket.ntohs(port), socket.ntohl(flow), zone
+        return _sockaddr(self._sock.family, sender)
 
     def destination(self, sender: Hashable) -> bytes:
         """Tell how the kernel said the sender's datagram came; see `read_route`."""
@@ -191,9 +188,10 @@ class KernelBatch:
         if not self._trains:
             self._answer_slots(replies, refused)
             return refused
-        left = iter(replies)
+        at = 0
         for (_, head), count in zip(self._slots, self._trains, strict=False):
-            train = [reply for reply in itertools.islice(left, count) if reply is not None]
+            train = _answered(replies[at : at + count])
+            at += count
             if train:
                 self._answer_train(self._memory.heads[head], train, refused)
         return refused
@@ -224,7 +222,7 @@ class KernelBatch:
                 sent = 1  # this one is lost; the ones behind it may go elsewhere
             begin += sent
 
-    def _answer_train(self, key: bytes, replies: list[bytes | memoryview], refused: list[int]) -> None:
+    def _answer_train(self, key: bytes, replies: Sequence[bytes | memoryview], refused: list[int]) -> None:
         """Send replies to one sender, several of one size by one call."""
         peer = self.sockaddr(key)
         ancillary: Ancillary = []
@@ -253,6 +251,14 @@ class KernelBatch:
         return 0
 
 
+def _answered(replies: Sequence[bytes | memoryview | None]) -> Sequence[bytes | memoryview]:
+    try:
+        sum(map(len, replies))  # type: ignore[arg-type]
+    except TypeError:  # one is None; looking at each takes three times as long
+        return [reply for reply in replies if reply is not None]
+    return cast("Sequence[bytes | memoryview]", replies)
+
+
 def _fits(reply: bytes | memoryview | None) -> bool:
     return reply is not None and len(reply) <= SLOT_BYTES
 
@@ -265,6 +271,16 @@ def _space(size: int) -> int:
     return (_CONTROL.size + size + _ALIGNMENT - 1) & -_ALIGNMENT
 
 
+@functools.lru_cache(maxsize=1_024)
+def _sockaddr(family: socket.AddressFamily, sender: bytes) -> tuple[str | int, ...]:
+    port, *rest = SOCKADDR[family].unpack_from(sender)
+    if len(rest) == 1:
+        return socket.inet_ntop(socket.AF_INET, rest[0]), socket.ntohs(port)
+    flow, address, zone = rest
+    return socket.inet_ntop(socket.AF_INET6, address), socket.ntohs(port), socket.ntohl(flow), zone
+
+
+@functools.lru_cache(maxsize=64)
 def _segments(size: int) -> tuple[int, int, bytes]:
     return socket.IPPROTO_UDP, options.UDP_SEGMENT, struct.pack("@H", size)
 
@@ -291,7 +307,7 @@ def _ask_trains(sock: socket.socket) -> bool:
     return True
 
 
-def _runs(replies: list[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
+def _runs(replies: Sequence[bytes | memoryview]) -> Iterator[Sequence[bytes | memoryview]]:
     """Cut into what one call can send: one size, of which only the last may be shorter."""
     first = len(replies[0])
     if first > 0 and len(replies) <= _TRAIN_DATAGRAMS and first * len(replies) <= _TRAIN_BYTES:
