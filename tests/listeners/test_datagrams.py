@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import socket
 import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 from loopback import LOOPBACK, needs_ipv6
 
-from listeners.datagram_services import statistics
+from listeners.datagram_services import LIMIT_SECONDS, statistics
 from oread.errors import BadRequest, RegistrationError
 from oread.messages import Datagram, HttpRequest, Message
 from oread.registry import Registry
@@ -192,6 +193,24 @@ async def test_too_long_datagram_is_dropped_whole(registry: Registry, client: An
             assert await client.ask(b"y" * 100, endpoint.port) == b"y" * 100
             assert statistics(service, index).refused == {"too_large": 1}
     assert client.received_nothing()
+
+
+async def test_what_senders_sent_is_not_kept() -> None:
+    """A sender is remembered, its last datagram is not: 4,096 of the longest are 256 MiB."""
+    registry = Registry()
+    registry.on("size", lambda data: b"%d" % len(data))
+    async with open_service(registry, "udp://127.0.0.1:0/size") as service:
+        tracemalloc.start()
+        try:
+            for _ in range(100):
+                with trio.socket.socket(type=socket.SOCK_DGRAM) as peer:
+                    await peer.sendto(bytes(60_000), ("127.0.0.1", service.endpoints[0].port))
+                    with trio.fail_after(LIMIT_SECONDS):
+                        assert await peer.recv(10) == b"60000"
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert kept < 2_000_000
 
 
 async def test_reply_that_fits_no_datagram_is_counted(client: Any) -> None:

@@ -47,7 +47,7 @@ _MOST_OF_TRAINS = 4 * MOST_AT_ONCE
 _DRAIN_TURNS = 256
 """Turns of at least 32 datagrams while draining; 4 MiB of receive buffer hold about 5,000 small ones."""
 _SENDERS_KEPT = 4_096
-"""Senders (address and port) remembered per socket; one takes about 0.4 KiB."""
+"""Senders (address and port) remembered per socket; one takes about 0.6 KiB."""
 _SEND_REFUSALS = {
     errno.EAGAIN: "send_full",
     errno.ENOBUFS: "send_full",
@@ -60,7 +60,7 @@ class _Sender:
     """What is known of a sender to a unicast address."""
 
     arrival: Arrival
-    """For all its sync calls, one after the other: it is not looked at after the call.
+    """For all its sync calls, one after the other; without their data, which nobody is to keep.
 
     On the wildcard each way by which it comes is another sender.
     """
@@ -232,15 +232,14 @@ class Receiver:
             else:
                 arrival, entry = sender.arrival, slot.entry
                 call = entry.call
-                arrival.data = data
                 if call is None:
-                    self._submit(arrival)
+                    self._submit(arrival, data)
                 else:
                     reply = context.run(call, arrival, data)
                     if context:
                         context = exchanges.fresh_context = exchanges.runtime.context.copy()
                     if reply is not None and not (exempt and type(reply) is bytes):
-                        reply = self._approve(arrival, reply, exchanges.runtime.reactor.now)
+                        reply = self._approve(arrival, data, reply, exchanges.runtime.reactor.now)
                 if exchanges.closed:
                     return len(received), False
             if reply is None:
@@ -331,7 +330,7 @@ class Receiver:
         arrival, call = self._arrival, entry.call
         arrival.data, arrival.peer, arrival.source, arrival.route = data, peer, source, route
         if call is None:
-            self._submit(arrival)
+            self._submit(arrival, data)
             return
         exchanges = self._exchanges
         context = exchanges.fresh_context
@@ -341,21 +340,21 @@ class Receiver:
         if reply is not None:
             self.answer(arrival, reply, exchanges.runtime.reactor.now)
 
-    def _submit(self, present: Arrival) -> None:
-        """Have a runner call the handlers of what is in the shared arrival."""
+    def _submit(self, present: Arrival, data: bytes) -> None:
+        """Have a runner call the handlers, with what is in the shared arrival."""
         arrival = Arrival(self._exchanges, self)
-        arrival.data, arrival.peer = present.data, present.peer
+        arrival.data, arrival.peer = data, present.peer
         arrival.source, arrival.route = present.source, present.route
         arrival.ancillary = present.ancillary
         self._exchanges.submit(arrival)
 
     def answer(self, arrival: Arrival, reply: Any, now: float) -> None:
         """Send what a handler returned, if nothing speaks against it."""
-        payload = self._approve(arrival, reply, now)
+        payload = self._approve(arrival, arrival.data, reply, now)
         if payload is not None:
             self.send(payload, arrival.peer, arrival.route)
 
-    def _approve(self, arrival: Arrival, reply: Any, now: float) -> bytes | memoryview | None:
+    def _approve(self, arrival: Arrival, request: bytes, reply: Any, now: float) -> bytes | memoryview | None:
         """Return what is to be sent at once; None when something speaks against it, or it is delayed."""
         if type(reply) is not bytes:
             reply = self._encode(arrival, reply)
@@ -366,15 +365,15 @@ class Receiver:
             exchanges.refused["reply_off"] += 1
             return None
         payload: bytes | memoryview = reply
-        refusal = exchanges.guard.refuse(arrival.source, peer[1], len(arrival.data), len(payload), now)
+        refusal = exchanges.guard.refuse(arrival.source, peer[1], len(request), len(payload), now)
         if refusal is not None:
-            exchanges.refuse_reply(refusal, len(arrival.data), len(payload))
+            exchanges.refuse_reply(refusal, len(request), len(payload))
             return None
-        if exchanges.guard.comes_back(peer[:2], arrival.data, payload, now):
+        if exchanges.guard.comes_back(peer[:2], request, payload, now):
             exchanges.refused["returned"] += 1
             return None
         if arrival.route.mode != "unicast":
-            exchanges.delay(DelayedReply(exchanges, self, bytes(payload), arrival), arrival.data)
+            exchanges.delay(DelayedReply(exchanges, self, bytes(payload), arrival), request)
             return None
         return payload
 

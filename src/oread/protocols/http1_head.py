@@ -278,7 +278,7 @@ class HeadParser:
     def _usual(self, text: str) -> RequestHead | None:
         """Return the head that has one Host and at most a length besides; None when it is another.
 
-        As nearly all are: one match instead of a match and a search, 1.2 us of 3.4.
+        As nearly all are: one match instead of a match and a search, 0.4 us of 3.8.
 
         Raises:
             MalformedError: it is one, but with a host or a length that is none.
