@@ -15,8 +15,8 @@ import trio
 import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
-from oread.reactor import ERROR, READABLE, EpollPoller, Reactor, open_poller
-from oread.reactor.reactor import FIRST_EVENTS, TURN_SECONDS
+from oread.reactor import ERROR, READABLE, TURN_SECONDS, EpollPoller, Reactor, open_poller
+from oread.reactor.reactor import FIRST_EVENTS
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="these traps are epoll's")
 

@@ -30,9 +30,8 @@ from oread.protocols.http1_reply import (
     encode_stream_head,
     take_length,
 )
+from oread.reactor import TURN_SECONDS
 
-TURN_SECONDS = 0.001
-"""How long an application that never waits runs before the other tasks' turn."""
 _FRAMING = frozenset(("connection", "keep-alive", "transfer-encoding"))
 """Fields that an application may give; the engine's own take their place."""
 _BODILESS = frozenset((204, 205, 304))

@@ -45,11 +45,10 @@ from oread.protocols.http1 import END, HttpServerProtocol
 from oread.protocols.http1_head import RequestHead
 from oread.protocols.http1_lines import Refusal
 from oread.protocols.http1_reply import CONTINUE
+from oread.reactor import TURN_SECONDS
 
 BODY_GRACE_SECONDS = 5.0
 """How long a body may be slower than `body_rate_bytes`."""
-TURN_SECONDS = 0.001
-"""How long a handler whose parts are there runs before the other tasks' turn."""
 
 _DISCARDED_PARTS = 16
 """Parts read away behind a handler's answer: 64 KiB each, or 64 chunks (2 µs each) of whatever size."""

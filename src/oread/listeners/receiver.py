@@ -34,7 +34,7 @@ from oread.listeners.arrivals import Arrival, DelayedReply, Exchanges
 from oread.listeners.guards import Source
 from oread.listeners.streaming import discard_stream
 from oread.listeners.ways import WayReader
-from oread.reactor.reactor import TURN_SECONDS
+from oread.reactor import TURN_SECONDS
 from oread.sockets.batches import Batch, Sockaddr, open_batch
 from oread.sockets.datagrams import DatagramSocket
 from oread.sockets.routes import Route, read_details

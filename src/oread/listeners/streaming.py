@@ -25,10 +25,7 @@ from oread.dispatch.streamed import AsyncItems, Items
 from oread.errors import MessageError
 from oread.listeners.states import CLOSED, FULL
 from oread.listeners.waiter import Waiter
-from oread.reactor import Job, Reactor, RunnerPool
-
-TURN_SECONDS = 0.001
-"""How long an async iterator that never waits runs before the other tasks' turn."""
+from oread.reactor import TURN_SECONDS, Job, Reactor, RunnerPool
 
 
 class Outlet(Job, Protocol):

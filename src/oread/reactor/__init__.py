@@ -2,7 +2,8 @@
 
 `poller` asks the kernel, `deadlines` keeps time, `reactor` is the loop that
 joins them, `runners` are the pooled tasks in which async handlers run,
-`watchdog` names the handler that holds up the loop.
+`turns` says how long one of them may go on, `watchdog` names the handler that
+holds up the loop.
 
 Not here: what a socket's bytes mean, and opening or binding one.
 """
@@ -22,6 +23,7 @@ from oread.reactor.poller import (
 )
 from oread.reactor.reactor import Closeable, Reactor
 from oread.reactor.runners import Job, Runner, RunnerPool
+from oread.reactor.turns import TURN_SECONDS
 from oread.reactor.watchdog import STALL_SECONDS, Watchdog
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "READABLE",
     "READ_HANGUP",
     "STALL_SECONDS",
+    "TURN_SECONDS",
     "WRITABLE",
     "Closeable",
     "Deadlines",

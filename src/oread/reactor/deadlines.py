@@ -20,11 +20,11 @@ from typing import Protocol
 import attrs
 import trio
 
+from oread.reactor.turns import TURN_SECONDS
+
 GRAIN_SECONDS = 0.25
 """Deadlines of sources are rounded up to a multiple of this."""
 
-TURN_SECONDS = 0.001
-"""How long deadlines are worked off before the others' turn: 8,000 in one bucket took 60 ms."""
 
 _order = itertools.count()
 

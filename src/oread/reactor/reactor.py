@@ -23,9 +23,8 @@ import trio
 
 from oread.reactor.deadlines import Deadlines, Source, Timer
 from oread.reactor.poller import READABLE, Poller
+from oread.reactor.turns import TURN_SECONDS
 
-TURN_SECONDS = 0.001
-"""How long a turn lasts; a task that ticks beside a busy reactor is late by about this."""
 MOST_EVENTS = 256
 """Events asked for at once, when their callbacks are seen to fit into a turn.
 

@@ -20,9 +20,8 @@ import trio
 
 from oread.dispatch import Failed, isolate
 from oread.errors import HandlerCancelled
+from oread.reactor.turns import TURN_SECONDS
 
-TURN_SECONDS = 0.001
-"""How long a runner works off the queue before it yields."""
 IDLE_RUNNERS = 256
 """Parked tasks kept for reuse (about 3 KiB each); more end instead."""
 
